@@ -22,10 +22,11 @@ _AIR_FRACTION = 0.2
 _ROUNDS = 3
 # If fewer than this fraction of the voxels are dark, they are the dark tail of the body and not air.
 _MIN_AIR_FRACTION = 0.005
-# Edge in voxels of the corner block that must be constant if its value is neither 0 nor the smallest of the channel.
+# Edge length of a corner block in voxels. A padding value that is neither 0 nor the smallest value fills such blocks.
 _CORNER = 3
 # An intensity is an outlier if it lies outside these percentiles by more than _SPANS times their distance. Outliers are
-# defects of a detector or a file, metal and burnt-in text. Noise reaches 1 distance, vessels and bladders in PET a few.
+# defects of a detector or a file, metal and burnt-in text. Noise reaches 1 times the distance. Vessels and bladders in
+# PET reach a few times the distance.
 _PERCENTILES = (0.5, 99.5)
 _SPANS = 10.0
 # Number of voxels from which percentiles are estimated.
@@ -75,7 +76,7 @@ def body_mask(images: Array) -> npt.NDArray[np.bool_] | None:
     Returns
     -------
     ndarray of bool, shape ``(Z, Y, X)``, or None
-        ``None`` if there is no padding or only padding (a constant image): every voxel belongs to the body.
+        ``None`` means that every voxel belongs to the body: a channel has no padding, or all channels are constant.
 
     Examples
     --------
@@ -100,8 +101,8 @@ def channel_mask(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> n
     ----------
     channel : ndarray, shape ``(Z, Y, X)``
     mask : ndarray of bool, optional
-        The :func:`body_mask` of all channels. If given, it is returned, because a voxel that is not padding in another
-        channel belongs to the body.
+        The :func:`body_mask` of all channels. If given, this mask is returned, because a voxel that is not padding in
+        another channel belongs to the body.
 
     Returns
     -------
@@ -174,7 +175,7 @@ def drawn_values(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> A
 
 
 def plausible_range(values: npt.ArrayLike) -> tuple[float, float]:
-    """Return the lowest and the highest intensity that is not an outlier.
+    """Return the range of the intensities that are not outliers.
 
     An outlier lies outside the percentiles 0.5 and 99.5 by more than ten times their distance.
 
@@ -209,7 +210,7 @@ def tissue_mask(
 ) -> npt.NDArray[np.bool_] | None:
     """Return a mask of the body without air in one channel, for the statistics of the channel.
 
-    Air is a voxel of ``mask`` whose intensity lies below a fifth of the way from the lowest value to the mean of the
+    A voxel of ``mask`` is air if its intensity lies below a fifth of the way from the lowest value to the mean of the
     body. Without this step, a large field of view would count as a dark body. Body and mean are estimated alternately,
     starting with the mean of all voxels. If very few voxels are dark, they are not air, and the body is all of
     ``mask``.

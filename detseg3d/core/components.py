@@ -67,7 +67,7 @@ def main_components(instances: AnyIntArray, classes: IntArray) -> tuple[AnyIntAr
     Parameters
     ----------
     instances : ndarray of int, shape ``(Z, Y, X)``
-        0 is background. Instances have numbers up to ``N``; some may be missing.
+        0 is background. Instances have numbers up to ``N``; some numbers may be missing.
     classes : ndarray of int64, shape ``(N,)``
         Class of instance ``1..N``.
 
@@ -76,8 +76,8 @@ def main_components(instances: AnyIntArray, classes: IntArray) -> tuple[AnyIntAr
     components : ndarray of int, shape ``(Z, Y, X)``
         0 is background.
     main : ndarray of int64, shape ``(N + 1,)``
-        Number of the main component of each instance. If several components hold equally many voxels, the lowest
-        number is taken. 0 for a missing instance.
+        Number of the main component of each instance; 0 for a missing instance. If several components hold equally many
+        voxels, the lowest number is taken.
 
     Examples
     --------

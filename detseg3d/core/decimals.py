@@ -11,7 +11,7 @@ FLOAT32_ROUNDING = 2.0**-24
 
 # Relative error of a double-precision number that was computed in a few steps or written with 15 digits.
 _DOUBLE_ROUNDING = 1e-12
-_MAX_DIGITS = 9  # a number in single precision needs no more
+_MAX_DIGITS = 9  # 9 digits identify every number in single precision
 
 
 def decimal_of_float32(value: float | np.floating) -> float:  # type: ignore[type-arg]
@@ -62,15 +62,16 @@ def meant_decimal(value: float) -> float:
 
 
 def nearby_decimal(value: float, relative_error: float) -> float:
-    """Return the decimal with the fewest digits that differs from ``value`` by no more than ``relative_error`` of it.
+    """Return the decimal with the fewest digits that is equal to ``value`` within ``relative_error``.
 
-    Without such a decimal of at most 9 digits, ``value`` is returned.
+    If no decimal of at most 9 digits is near enough, ``value`` is returned.
 
     Parameters
     ----------
     value : float
     relative_error : float
-        Rounding error of ``value``, for example of a norm that was computed from rounded numbers.
+        Maximum difference, as a fraction of ``value``: for example the error of a norm that was computed from rounded
+        numbers.
 
     Returns
     -------

@@ -11,7 +11,7 @@ __all__ = ["DicomIdentity"]
 class DicomIdentity:
     """Identifiers of a DICOM series, without the name and number of the patient.
 
-    They allow results to be stored beside the series later.
+    Programs need these identifiers to store results beside the series.
 
     Attributes
     ----------

@@ -17,7 +17,7 @@ class DetSeg3DError(Exception):
     Parameters
     ----------
     problem : str
-        What is wrong, as a plain sentence fragment.
+        The problem, as a plain sentence fragment.
     file : path, optional
         The file or folder that has the problem.
     value : object, optional
@@ -25,7 +25,7 @@ class DetSeg3DError(Exception):
     expected : str, optional
         A correct value, in words.
     remedy : str, optional
-        What the user can do, as an imperative.
+        Advice to the user, as an imperative.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Normalisation of intensities, and detection of images that carry no information after it."""
+"""Normalisation of intensities, and detection of images that carry no information after the normalisation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ _MIN_SPREAD = 0.02
 
 
 def channel_scheme(name: str) -> Scheme:
-    """Return the normalisation scheme of a channel from its full name, as nnU-Net does, ignoring case.
+    """Return the normalisation scheme of a channel from its full name, with the rules of nnU-Net.
+
+    Upper and lower case are not distinguished.
 
     Examples
     --------
@@ -193,14 +195,15 @@ def degeneration(normalized: Array, mask: npt.NDArray[np.bool_] | None = None) -
 
 
 def degeneration_of_scan(channel: Array, scheme: Scheme, mask: npt.NDArray[np.bool_] | None = None) -> str | None:
-    """Return the result that :func:`degeneration` will have after normalisation, as far as it is known without plans.
+    """Predict the result of :func:`degeneration` from a channel that is not normalised yet.
 
     Parameters
     ----------
     channel : ndarray, shape ``(Z, Y, X)``
         The channel before normalisation.
     scheme : str
-        Normalisation scheme. The window of a CT is not known yet, so only constant CT scans are detected.
+        Normalisation scheme. The plans decide to which range CT intensities are clipped. This range is not known yet,
+        so only constant CT scans are detected.
     mask : ndarray of bool, optional
         See :func:`intensity_scale`.
 

@@ -45,6 +45,14 @@ def mean_by_log_odds(probability: FloatArray) -> FloatArray:
     A single probability near 0 does not outweigh all others, because :func:`log_odds` bounds the odds. If all
     probabilities lie beyond the bounds on the same side, their plain mean is returned.
 
+    Parameters
+    ----------
+    probability : ndarray of float, shape ``(N, …)``
+
+    Returns
+    -------
+    ndarray of float, shape ``(…)``
+
     Examples
     --------
     >>> mean_by_log_odds(np.array([[0.5, 0.8, 1e-5], [0.5, 0.2, 3e-5]])).tolist()

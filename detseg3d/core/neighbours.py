@@ -127,7 +127,7 @@ def split_groups(indices: IntArray, near: csr_array) -> list[IntArray]:
 
 
 def _sweep(array: npt.NDArray[np.floating]) -> Iterator[tuple[int, IntArray]]:
-    """Yield each box with its neighbours, every pair once."""
+    """Yield the index of a box and the indices of its neighbours; every pair of neighbours occurs once."""
     low, high = np.floor(array[:, :3]), np.ceil(array[:, 3:])
     # Sweep along the axis with the fewest overlaps, which needs the fewest comparisons.
     sorted_low = np.sort(low, axis=0)

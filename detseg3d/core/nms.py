@@ -1,7 +1,7 @@
 """Non-maximum suppression of 3D boxes: by the distance of the centres and by intersection over union.
 
 Overlap alone cannot merge duplicates of a tiny lesion: two boxes of 3 voxels that are shifted by 2 voxels along each
-axis have an IoU of 0.02. The distance between the centres, measured in box sizes, can.
+axis have an IoU of 0.02. The distance between their centres, measured in box sizes, shows that they are duplicates.
 
 The distance compares boxes of like size only. A box of 3 voxels inside a box of 40 voxels is another lesion, even at
 the same centre: two boxes that differ in volume by a factor of 8 have an IoU of at most 1/8.
@@ -24,7 +24,7 @@ __all__ = ["PairSimilarity", "Suppression", "similar_pairs", "suppress"]
 
 
 LIKE_VOLUMES: Final = 8.0
-"""Two boxes may be duplicates by distance if the larger one has less than this many times the smaller one's volume."""
+"""Two boxes are duplicates by distance only if their volumes differ by less than this factor."""
 
 _MIN_SIZE = 1e-6  # voxels; gives an empty box a unit of distance
 # Number of pairs of boxes that are compared together. They need a few hundred megabytes at most.
@@ -41,8 +41,8 @@ class PairSimilarity(NamedTuple):
     Attributes
     ----------
     distance : ndarray of float64, shape ``(P,)``
-        Between the centres, each axis in units of the mean size of the two boxes along it; infinite if one box has
-        :data:`LIKE_VOLUMES` times the volume of the other or more.
+        Distance between the centres. Each axis is measured in units of the mean size of the two boxes along that axis.
+        The distance is infinite if the volumes differ by a factor of :data:`LIKE_VOLUMES` or more.
     iou : ndarray of float64, shape ``(P,)``
     """
 
@@ -52,7 +52,7 @@ class PairSimilarity(NamedTuple):
 
 @dataclass(frozen=True)
 class Suppression:
-    """Which of the boxes around one lesion are dropped.
+    """Criteria by which duplicate boxes of a lesion are dropped.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class Suppression:
         :data:`LIKE_VOLUMES`). Each axis is measured in units of the mean size of the two boxes along that axis. 0
         switches this criterion off.
     iou : float
-        A box is dropped if its intersection over union with a better box exceeds this.
+        A box is dropped if its intersection over union with a better box exceeds this value.
     limit : int or None
         Largest number of boxes that are kept, best first. ``None`` sets no limit.
     """
@@ -227,7 +227,8 @@ class _Index:
             own = block[self._octave[block] == octave]
             tree = cKDTree(self._ranked.centers[own])
             for upper, members, other in self._trees:
-                # Boxes overlap or lie within ``distance`` mean sizes only if no axis exceeds this distance.
+                # Two boxes can overlap, or lie within ``distance`` mean sizes, only if their centres differ by at most
+                # ``reach`` along each axis.
                 reach = self._factor * (2.0**octave + upper) / 2 * (1 + 1e-9)
                 found = tree.sparse_distance_matrix(other, reach, p=np.inf, output_type="ndarray")
                 yield own[found["i"]], members[found["j"]]

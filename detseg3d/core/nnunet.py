@@ -19,11 +19,11 @@ class Counterpart:
     there : str
         nnU-Net's command, flag or variable, as Markdown.
     here : str
-        Counterpart in DetSeg3D, as Markdown. A text that begins with ``none:`` explains why there is none.
+        Counterpart in DetSeg3D, as Markdown. A text that begins with ``none:`` explains why a counterpart is missing.
     flags : tuple of str, optional
-        Flags of nnU-Net to which a command of DetSeg3D answers with this row, unless the command has the flag.
+        Flags of nnU-Net. A command of DetSeg3D that does not have such a flag answers with this row.
     words : tuple of str, optional
-        Values of nnU-Net, such as names of configurations, to which a command answers with this row.
+        Values of nnU-Net, such as names of configurations. A command of DetSeg3D answers them with this row.
     """
 
     there: str
@@ -82,7 +82,7 @@ COUNTERPARTS = (
     ),
     Counterpart(
         "`--npz`",
-        "not needed: `detseg3d_train` always stores the data of the cross-validation. Leave the flag out",
+        "none: `detseg3d_train` always stores the data of the cross-validation. Leave the flag out",
         flags=("--npz",),
     ),
     Counterpart("`--c`, `--val`", "the same"),

@@ -112,7 +112,7 @@ class StoredOrder:
 
     @property
     def is_canonical(self) -> bool:
-        """Whether the file stores the canonical order."""
+        """True if the file stores the axes in canonical order."""
         return self.permutation == (0, 1, 2) and not any(self.flipped)
 
     def to_canonical(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -165,6 +165,21 @@ class StoredOrder:
         return self.box_to_stored((*point, *point))[:3]
 
     def stored_slice(self, axis: int, index: int) -> tuple[str, int]:
-        """Return the stored axis (``z``, ``y`` or ``x``) and the index along it of a slice in canonical order."""
+        """Return the position at which the file stores a slice.
+
+        Parameters
+        ----------
+        axis : int
+            Canonical axis at a right angle to the slice: 0 for z, 1 for y, 2 for x.
+        index : int
+            Index of the slice along ``axis``.
+
+        Returns
+        -------
+        axis : str
+            Stored axis, ``"z"``, ``"y"`` or ``"x"``.
+        index : int
+            Index of the slice along the stored axis.
+        """
         stored = self.permutation[axis]
         return "zyx"[stored], self.shape[stored] - 1 - index if self.flipped[axis] else index

@@ -40,25 +40,39 @@ __all__ = [
 ]
 
 
-# Weight of the penalty on second differences in the exact inverse. It matters only if the RoI has fewer samples than
-# voxels; then it determines the values between the samples. Otherwise it is negligible beside the data term.
+# Weight of the penalty on second differences in the exact inverse. If an RoI has fewer samples than voxels, the penalty
+# determines the values between the samples. Otherwise the penalty is negligible beside the data term.
 _EXACT_SMOOTHNESS = 1e-4
-# Penalty of the bounded inverse, by voxels per sample: its weight, and the fraction of it that penalises the difference
-# from linear interpolation. Chosen so that hard masks of ellipsoids are restored as well as by linear interpolation. At
-# one voxel per sample, hardly anything else is safe. From 1.25 on, linear interpolation of a hard mask is worse.
+# Penalty of the bounded inverse, by voxels per sample: the weight of the penalty, and the fraction of the penalty that
+# acts on the difference from linear interpolation. With these values, hard masks of ellipsoids are restored as well as
+# by linear interpolation. At one voxel per sample, only results close to linear interpolation are safe. From 1.25
+# voxels per sample on, linear interpolation of a hard mask is worse than the bounded inverse.
 _PENALTY_SCALES = (0.5, 0.75, 1.0, 1.05, 1.13, 1.25, 2.0, 3.0)
 _PENALTY_WEIGHTS = (0.004, 0.1, 1.0, 0.4, 0.1, 0.1, 0.3, 1.0)
 _PENALTY_LINEAR_FRACTIONS = (1.0, 1.0, 1.0, 0.8, 0.5, 0.0, 0.0, 0.0)
-# With fewer voxels per sample along every axis, the amplification of the exact inverse is harmless.
+# If an RoI has fewer voxels per sample than this along every axis, the amplification of the exact inverse is harmless.
 _FINE = 0.6
-# Sum of the excess outside [0, 1] per unit of edge. Up to the first value the exact inverse is used, from the second
-# value on the bounded inverse. Soft masks reach 0.16 (at 2 voxels per sample, where both inverses are equally good),
-# hard masks 0.2 to 2.
+# Limits of the sum of the excess outside [0, 1] per unit of edge. Up to the first limit, the exact inverse is used.
+# From the second limit on, the bounded inverse is used. In between, both are mixed. Soft masks reach 0.16 (at 2 voxels
+# per sample, where both inverses are equally good). Hard masks reach 0.2 to 2.
 _CONSISTENT, _INCONSISTENT = 0.14, 0.2
 
 
 def sample_positions(low: float, high: float, samples: int) -> npt.NDArray[np.float64]:
-    """Return the positions of the sample points along an RoI axis, in voxel edges: the centres of equal cells.
+    """Return the positions of the sample points along one axis of an RoI: the centres of equal cells.
+
+    All positions are coordinates of voxel edges: voxel ``i`` reaches from ``i`` to ``i + 1``.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends of the RoI along the axis.
+    samples : int
+        Number of samples along the axis.
+
+    Returns
+    -------
+    ndarray of float64, shape ``(samples,)``
 
     Examples
     --------
@@ -69,7 +83,19 @@ def sample_positions(low: float, high: float, samples: int) -> npt.NDArray[np.fl
 
 
 def voxel_range(low: float, high: float, length: int) -> tuple[int, int]:
-    """Return the first voxel and the end of the voxels that interpolation within ``[low, high]`` reads; never empty.
+    """Return the range of the voxels that linear interpolation between ``low`` and ``high`` reads.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends of an interval along one axis, in voxel edges.
+    length : int
+        Number of voxels of the volume along the axis.
+
+    Returns
+    -------
+    first, end : int
+        The range ``first .. end - 1`` has at least one voxel.
 
     Examples
     --------
@@ -87,6 +113,15 @@ def crop_matrix(low: float, high: float, samples: int, first: int, end: int) -> 
 
     If a sample covers more than one voxel, it is the mean of several interpolated points in its cell, so no voxel is
     skipped. Beyond the range, the outermost voxel is repeated.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends of the RoI along one axis, in voxel edges.
+    samples : int
+        Number of samples along the axis.
+    first, end : int
+        Range of the voxels that are read, from :func:`voxel_range`.
 
     Returns
     -------
@@ -107,7 +142,7 @@ def paste_matrix(
     """Return the least-squares inverse of cropping along one axis.
 
     The resulting voxel values reproduce the samples best under linear interpolation, with a small penalty on second
-    differences (a smoothing spline; Reinsch 1967). The penalty matters if there are fewer samples than voxels. Samples
+    differences (a smoothing spline; Reinsch 1967). The penalty matters if an RoI has fewer samples than voxels. Samples
     outside the volume do not count.
 
     With about one voxel per sample, the samples do not determine the voxels: a sample between two voxels measures only
@@ -146,7 +181,7 @@ def paste_matrix(
 
 
 def _centers_within(low: float, high: float, length: int) -> tuple[int, int]:
-    """Return the first voxel and the end of the voxels with centres in ``[low, high)``; both are equal if none has."""
+    """Return first and end of the range of voxels with centres in ``[low, high)``; the range may be empty."""
     first = max(int(np.ceil(low - 0.5)), 0)
     return first, max(min(int(np.ceil(high - 0.5)), length), first)
 
@@ -173,7 +208,7 @@ def _inverse(
 
 
 def _penalty(voxels_per_sample: float) -> tuple[float, float]:
-    """Return the weight of the bounded inverse's penalty, and its fraction on the difference from interpolation."""
+    """Return the weight of the penalty in the bounded inverse, and the fraction towards linear interpolation."""
     weight = np.exp(np.interp(voxels_per_sample, _PENALTY_SCALES, np.log(_PENALTY_WEIGHTS)))
     return float(weight), float(np.interp(voxels_per_sample, _PENALTY_SCALES, _PENALTY_LINEAR_FRACTIONS))
 
@@ -217,7 +252,22 @@ def crop_plan(
 ) -> tuple[tuple[slice, slice, slice], list[torch.Tensor]]:
     """Return the region of the volume that an RoI reads, and the interpolation matrix of each axis.
 
-    Use it to crop a block that is built only for this region, such as the mask of one lesion.
+    Use this function to crop a block that is built only for this region, such as the mask of one lesion.
+
+    Parameters
+    ----------
+    roi : array_like, shape ``(6,)``
+        In voxel edges of the volume.
+    shape : sequence of 3 ints
+        Shape ``(Z, Y, X)`` of the volume.
+    size : tuple of 3 ints
+        Samples ``(z, y, x)`` of the crop.
+
+    Returns
+    -------
+    region : tuple of 3 slices
+    matrices : list of 3 Tensors of float32
+        For :func:`apply_separable`, in the order z, y, x.
     """
     box = as_boxes(np.asarray(roi).reshape(1, 6))[0]
     ranges = [voxel_range(float(box[a]), float(box[a + 3]), shape[a]) for a in range(3)]
@@ -253,8 +303,8 @@ def apply_separable(block: torch.Tensor, matrices: Sequence[torch.Tensor]) -> to
 def crop_features(features: torch.Tensor, rois: torch.Tensor, size: Triple) -> torch.Tensor:
     """Crop RoIs from a feature map by trilinear sampling, differentiable with respect to the map.
 
-    All RoIs use one call of ``grid_sample``, so the backward pass needs one gradient map. Slicing would need one per
-    RoI.
+    All RoIs use one call of ``grid_sample``, so the backward pass needs one gradient map. Slicing would need one
+    gradient map for each RoI.
 
     Parameters
     ----------
@@ -295,7 +345,16 @@ def crop_features(features: torch.Tensor, rois: torch.Tensor, size: Triple) -> t
 def box_indicator(boxes: npt.ArrayLike, rois: npt.ArrayLike, size: Triple) -> torch.Tensor:
     """Return the fraction of each RoI sample's cell that lies inside the box.
 
-    Stage 2 reads it as an input channel that marks the lesion to segment.
+    Stage 2 reads these fractions as an input channel that marks the lesion to segment.
+
+    Parameters
+    ----------
+    boxes : array_like, shape ``(N, 6)``
+        One box for each RoI, in voxel edges.
+    rois : array_like, shape ``(N, 6)``
+        In voxel edges.
+    size : tuple of 3 ints
+        Samples ``(z, y, x)`` of an RoI.
 
     Returns
     -------
@@ -331,6 +390,15 @@ def box_shares(
 def inside_volume(rois: npt.ArrayLike, shape: Sequence[int], size: Triple) -> torch.Tensor:
     """Return 1 for each RoI sample inside the volume and 0 for each sample outside.
 
+    Parameters
+    ----------
+    rois : array_like, shape ``(N, 6)``
+        In voxel edges of the volume.
+    shape : sequence of 3 ints
+        Shape ``(Z, Y, X)`` of the volume.
+    size : tuple of 3 ints
+        Samples ``(z, y, x)`` of an RoI.
+
     Returns
     -------
     Tensor of float32, shape ``(N, 1, *size)``
@@ -353,9 +421,9 @@ def paste_roi(
 ) -> tuple[torch.Tensor, tuple[slice, slice, slice]]:
     """Paste the probabilities of an RoI into the voxel grid of a volume; the inverse of :func:`crop_rois`.
 
-    A soft mask, whose values are fractions of voxels, is restored exactly. For a mask that no volume can produce, the
-    exact inverse oscillates far outside [0, 1]. The larger these oscillations are, the more weight the bounded inverse
-    gets (see :func:`paste_matrix`).
+    A soft mask holds the covered fraction of each voxel. It is restored exactly. For a mask that no volume can produce,
+    the exact inverse oscillates far outside [0, 1]. The larger these oscillations are, the more weight the bounded
+    inverse gets (see :func:`paste_matrix`).
 
     Parameters
     ----------

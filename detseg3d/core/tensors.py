@@ -21,7 +21,7 @@ def tensor_of(array: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> torch
     ----------
     array : array_like
     dtype : dtype, optional
-        Number type of the tensor; by default that of the array.
+        Number type of the tensor; by default the number type of the array.
 
     Examples
     --------

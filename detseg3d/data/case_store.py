@@ -38,7 +38,7 @@ _MAX_CLASSES = 1 << 15
 # zstd at level 1 halves the size of an image, about as well as higher levels, and unpacks a 96³ window in milliseconds.
 # One thread is enough, because several readers work at the same time.
 _COMPRESSION = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1}
-# The value is stored in the file, so it must not depend on the machine or on the number of workers.
+# blosc2 stores this number in the file, so the number must not depend on the machine or on the number of workers.
 _DECOMPRESSION = {"nthreads": 1}
 # Name of the digest in the header of an array file.
 _DIGEST = "digest"
@@ -86,7 +86,7 @@ class StoredArray:
     Raises
     ------
     DetSeg3DError
-        If the file cannot be read. Slicing raises it as well, if the file is damaged or was replaced.
+        If the file cannot be read. Slicing raises the error if the file is damaged or was replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -161,7 +161,7 @@ class CaseStore:
         ----------
         case_id : str
         image : ndarray, shape ``(C, Z, Y, X)``
-            Stored as float16; values beyond its range (±65504) are clipped.
+            Stored as float16. Values beyond the range of float16 (±65504) are clipped.
         instances : ndarray of int, shape ``(Z, Y, X)``, or None
         properties : dict
             JSON values, with ``preprocessing_hash``. ``case_id``, ``has_instances`` and digests are added.
@@ -220,7 +220,7 @@ class CaseStore:
         Raises
         ------
         DetSeg3DError
-            If the case does not exist, its record cannot be read, or it was preprocessed with other plans.
+            If the case does not exist, its record cannot be read, or the case was preprocessed with other plans.
         """
         file = self._path(case_id, ".json")
         if not file.exists():
@@ -229,7 +229,11 @@ class CaseStore:
             )
         data = read_json(file)
         if not isinstance(data, dict):
-            raise DetSeg3DError("the record of the case is damaged", file=file, remedy="delete it and preprocess again")
+            raise DetSeg3DError(
+                "the record of the case is damaged",
+                file=file,
+                remedy="delete the record and run detseg3d_plan_and_preprocess again",
+            )
         if self.preprocessing_hash is not None and data.get("preprocessing_hash") != self.preprocessing_hash:
             raise DetSeg3DError(
                 f"case {case_id!r} is not preprocessed with the plans in use; another run may have replaced it",
@@ -263,7 +267,7 @@ class CaseStore:
             raise DetSeg3DError(
                 "the record of the case is damaged: shape or lesions are not valid",
                 file=self._path(case_id, ".json"),
-                remedy="delete it and run detseg3d_plan_and_preprocess again",
+                remedy="delete the record and run detseg3d_plan_and_preprocess again",
             )
         return as_triple(shape), lesions
 
@@ -314,7 +318,7 @@ class CaseStore:
         return image, instances
 
     def remove(self, case_id: str) -> None:
-        """Delete a case, its record first; do nothing if it does not exist."""
+        """Delete the files of a case, the record first. Missing files are skipped."""
         for suffix in (".json", "_image.b2nd", "_instances.b2nd"):
             self._path(case_id, suffix).unlink(missing_ok=True)
 

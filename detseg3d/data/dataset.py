@@ -78,7 +78,30 @@ class RawCase:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """Raw data set, as described by its dataset.json and folders; see :func:`load_raw_dataset`."""
+    """Raw data set, as described by its dataset.json and folders; see :func:`load_raw_dataset`.
+
+    Attributes
+    ----------
+    folder : Path
+    name : str
+        Name of the folder, ``DatasetXXX_Name``.
+    channel_names : tuple of str
+    labels : dict of str to int
+        Value of each label, including the background.
+    file_ending : str
+    cases : tuple of RawCase
+        Training cases, sorted by id.
+    instances : bool
+        The labels are instance maps.
+    default_spacing : 3 floats or None
+        Spacing ``(z, y, x)`` of .npy files in mm.
+    suv_channels : tuple of str
+        Names of the channels with SUV values.
+    patients : dict of str to str
+        Patient of each case that dataset.json lists.
+    instance_classes : InstanceClasses or None
+        Source of the classes of the lesions in instance maps.
+    """
 
     folder: Path
     name: str
@@ -182,7 +205,7 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
 
 def _read_as(case: RawCase, spacing: Spacing | None, suv: Sequence[bool]) -> RawCase:
     """Return the case with the spacing of its .npy files, and with the channels to convert to SUV."""
-    # A case may list fewer or more images than there are channels, which the verification reports.
+    # The number of images may differ from the number of channels. The verification reports such a case later.
     flags = (*suv, *[False] * len(case.images))
     images = tuple(replace(image, spacing=spacing, suv=flag) for image, flag in zip(case.images, flags, strict=False))
     label = None if case.label is None else replace(case.label, spacing=spacing)
@@ -190,12 +213,12 @@ def _read_as(case: RawCase, spacing: Spacing | None, suv: Sequence[bool]) -> Raw
 
 
 def as_instance_maps(dataset: RawDataset) -> RawDataset:
-    """Return a data set with labels that are read as instance maps, regardless of its dataset.json.
+    """Return the data set with labels that are read as instance maps, whatever dataset.json states.
 
     Raises
     ------
     DetSeg3DError
-        If there are several classes and the classes of the lesions cannot be read.
+        If the data set has several classes and the classes of the lesions cannot be read.
     """
     if dataset.instances:
         return dataset
@@ -253,7 +276,7 @@ def _compare_with_list(data: Mapping[str, Any], cases: Sequence[RawCase], file: 
     if left_out:
         raise DetSeg3DError(
             f'the entry "training" names {len(known) - len(left_out)} of the {len(known)} cases in imagesTr, but all '
-            "would be training cases",
+            "cases would be used for training",
             file=file,
             value=left_out[:5],
             remedy='move the files of the other cases out of imagesTr and labelsTr, or remove the entry "training" to '
@@ -270,7 +293,16 @@ def _compare_with_list(data: Mapping[str, Any], cases: Sequence[RawCase], file: 
 
 
 def read_description(file: Path) -> tuple[dict[str, Any], tuple[str, ...], dict[str, int]]:
-    """Read a dataset.json: its content, its channel names in order, and its labels.
+    """Read a dataset.json.
+
+    Returns
+    -------
+    content : dict
+        The whole content of the file.
+    channel_names : tuple of str
+        In channel order.
+    labels : dict of str to int
+        Value of each label, including the background.
 
     Raises
     ------
@@ -345,7 +377,9 @@ def list_cases(
 
 
 def check_input(source: str | Path) -> None:
-    """Raise if an input cannot hold a scan; call this before a model is loaded.
+    """Raise an error if an input cannot hold a scan.
+
+    Call this function before a model is loaded.
 
     Parameters
     ----------
@@ -449,7 +483,7 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     known: dict[str, str] = {}
-    # Hidden files are skipped; they include unfinished ones.
+    # Skip hidden files. Files that are still being written are hidden.
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     stems = {strip_ending(entry).removesuffix("_0000") for entry in entries if segmentation_stem(entry) is None}
     # A segmentation beside an image of the same name belongs to that image. Without such an image it may be a label.
@@ -464,7 +498,7 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
         if entry.is_dir() and is_dicom_folder(entry):
             stem = entry.name
         elif _ending(entry) is not None and ending in (None, _ending(entry)):
-            # This may be a folder with the name of an image. Reading it later gives the error.
+            # The entry may be a folder with the name of an image. Reading the entry later raises the error.
             stem = strip_ending(entry)
         else:
             continue
@@ -498,7 +532,7 @@ def _one_series_in_subfolders(folder: Path, found: dict[str, Path]) -> dict[str,
     if len(found) < 2 or not all(path.is_dir() for path in found.values()):
         return found
     from detseg3d.data.formats.dicom.reader import (
-        share_series,  # imported late: pydicom takes half a second, which other formats do not need
+        share_series,  # imported here, because importing pydicom takes half a second
     )
 
     return {folder.resolve().name: folder} if share_series(found.values()) else found
@@ -572,7 +606,7 @@ def _require_complete(
 
 
 def _unnumbered(folder: Path, channels: tuple[str, ...], ending: str) -> DetSeg3DError:
-    """Return the error of a data set with several channels whose images have no channel numbers."""
+    """Return the error of a data set with several channels, if the names of its images have no channel numbers."""
     return DetSeg3DError(
         f"there is no case in the folder: no file name holds a number of the {len(channels)} channels",
         file=folder,

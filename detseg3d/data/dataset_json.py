@@ -1,4 +1,4 @@
-"""Checked parsing of a dataset.json, shared by planning, training and evaluation.
+"""Parse and check the entries of a dataset.json, for planning, training and evaluation.
 
 Each function takes the content of the file and, for messages, its path. It raises a :class:`DetSeg3DError` if the
 content is not valid.
@@ -47,7 +47,7 @@ def parse_channel_names(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
 
 
 def _check_count(value: Any, entry: str, file: Path) -> None:
-    """Raise if an entry has too many names to process."""
+    """Raise an error if an entry has more than :data:`MAX_NAMES` names."""
     if isinstance(value, (dict, list)) and len(value) > MAX_NAMES:
         raise DetSeg3DError(
             f'"{entry}" has too many entries',
@@ -173,8 +173,8 @@ def parse_training_list(data: Mapping[str, Any]) -> tuple[str, ...] | None:
     Returns
     -------
     tuple of str or None
-        Names of the labels, or of the images without a label, without folder and ending. ``None`` if there is no list
-        or if it has another form.
+        Names of the label files, or of the image files if labels are not listed, without folder and ending. ``None`` if
+        the list is missing or has another form.
 
     Examples
     --------

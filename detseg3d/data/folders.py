@@ -280,7 +280,7 @@ class FoldFolder:
 
     @property
     def trains_all_cases(self) -> bool:
-        """Whether this fold was trained on every case."""
+        """True if this fold was trained on every case."""
         return self.name == _ALL_CASES
 
     @property
@@ -381,14 +381,14 @@ class ModelFolder:
     def replacement(self, name: str | int) -> FoldFolder:
         """Return the folder of a new training that replaces a fold when it is complete.
 
-        :meth:`folds` does not list it.
+        :meth:`folds` does not list this folder.
         """
         return FoldFolder(self.path / f"new_{_FOLD_PREFIX}{name}")
 
     def fold_lock(self, name: str | int) -> Path:
         """Return the lock file of the process that trains or validates a fold.
 
-        It lies beside the folder of the fold, because a new training may replace that folder.
+        The file lies beside the folder of the fold, because a new training may replace that folder.
         """
         return self.path / f".{_FOLD_PREFIX}{name}.lock"
 

@@ -1,4 +1,4 @@
-"""Source of an image: its path, and how the image is read."""
+"""Path of an image, with the properties that the file does not state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ImageSource"]
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Path of an image, with the properties that its file does not state.
+    """Path of an image, with the properties that the file does not state.
 
     Most formats need only the path.
 
@@ -22,7 +22,7 @@ class ImageSource:
     path : Path
         A file, or a folder of DICOM files.
     spacing : 3 floats, optional
-        Voxel size ``(z, y, x)`` in mm of a ``.npy`` file; 1 mm by default. Other formats store their own.
+        Spacing ``(z, y, x)`` in mm of a ``.npy`` file; 1 mm by default. Files of other formats state their spacing.
     series : str, optional
         Series to read from a DICOM folder: a SeriesInstanceUID, SeriesNumber or SeriesDescription. Needed if the folder
         holds several series that can be read.
@@ -62,7 +62,7 @@ class ImageSource:
         """Return this source with the axis order of another file.
 
         A ``.npy`` file does not state a direction. If it belongs to another file, as a label belongs to its scan, it
-        has the axis order of that file. Other formats state their direction, so this has no effect on them.
+        has the axis order of the other file. Files of other formats state their direction and are read as before.
 
         Parameters
         ----------

@@ -60,7 +60,7 @@ class LabelFormat:
     instance_classes : InstanceClasses or None
         Source of the classes of the lesions in instance maps. With ``None``, all lesions have the first class.
     default_spacing : 3 floats or None
-        Voxel size ``(z, y, x)`` in mm of ``.npy`` files, which store none. ``None`` means 1 mm.
+        Spacing ``(z, y, x)`` in mm of ``.npy`` files, which do not store a spacing. ``None`` means 1 mm.
     """
 
     classes: Mapping[str, int] | None = None
@@ -143,7 +143,7 @@ class TrueLesions:
 
 
 def read_label_format(truth_folder: str | Path, prediction_folder: str | Path | None = None) -> LabelFormat:
-    """Read the meaning of label values from a dataset.json, if there is one.
+    """Read the meaning of label values from dataset.json.
 
     The file is searched in ``truth_folder``, in the folder above it (``labelsTr`` lies beside dataset.json), then in
     ``prediction_folder``. Without a dataset.json, every value except 0 is a class.
@@ -183,7 +183,7 @@ def read_label_format(truth_folder: str | Path, prediction_folder: str | Path | 
 def common_label_format(truth_folder: str | Path, prediction_folders: Sequence[str | Path]) -> LabelFormat:
     """Return the label format for a comparison of several folders of predictions.
 
-    It is the format of the first folder of predictions for which a usable dataset.json is found.
+    The result is the format of the first folder of predictions for which a usable dataset.json is found.
 
     Raises
     ------
@@ -307,7 +307,7 @@ def read_true_lesions(
     Raises
     ------
     DetSeg3DError
-        If the file cannot be read or its lesions cannot be told (see :func:`true_lesions`).
+        If the file cannot be read or its lesions cannot be determined (see :func:`true_lesions`).
     """
     label, geometry = read_label(source, label_format, reference)
     file = source.path if isinstance(source, ImageSource) else source
@@ -329,7 +329,7 @@ def true_lesions(
     class_values: Sequence[int] | None = None,
     case_id: str | None = None,
 ) -> Lesions:
-    """Return the lesions of a label: those of an instance map, or the connected components of a mask.
+    """Return the lesions of a label: the instances of an instance map, or the connected components of a mask.
 
     Parameters
     ----------
@@ -369,7 +369,7 @@ def lesion_classes(
     Raises
     ------
     DetSeg3DError
-        As :func:`true_lesions`.
+        For the same reasons as in :func:`true_lesions`.
     """
     if label_format.truth_instances:
         classes = class_indices(sorted(label_values(label)), label_format.instance_classes, file, case_id)
@@ -379,7 +379,7 @@ def lesion_classes(
 
 
 def check_same_grid(reference: Geometry, other: Geometry, files: tuple[Path, Path], description: str) -> None:
-    """Raise if two volumes do not lie on the same grid.
+    """Raise an error if two volumes do not lie on the same grid.
 
     Parameters
     ----------
@@ -421,12 +421,12 @@ def lesions_from_semantic(label: AnyIntArray, values: Sequence[int], file: Path)
     values : sequence of int
         Value of each class in the file.
     file : Path
-        For messages.
+        The file that messages name.
 
     Raises
     ------
     DetSeg3DError
-        If the mask has another value.
+        If the mask has a value that is neither 0 nor in ``values``.
     """
     _check_values(label, values, file)
     instances, classes = instances_from_semantic(label, values)
@@ -434,7 +434,7 @@ def lesions_from_semantic(label: AnyIntArray, values: Sequence[int], file: Path)
 
 
 def _check_values(label: AnyIntArray, values: Sequence[int], file: Path) -> set[int]:
-    """Return the values of a mask except 0; raise if one of them is not in ``values``."""
+    """Return the values of a mask except 0; raise an error if ``values`` does not contain one of them."""
     found = label_values(label)
     unknown = sorted(found - set(values))
     if unknown:

@@ -51,12 +51,28 @@ def raw_root(flag: str | Path | None = None) -> Path:
 
 
 def preprocessed_root(flag: str | Path | None = None) -> Path:
-    """Return the folder of preprocessed data: ``flag``, else ``detseg3d_preprocessed``; it may be missing."""
+    """Return the folder of preprocessed data: ``flag``, else ``detseg3d_preprocessed``.
+
+    The folder need not exist.
+
+    Raises
+    ------
+    DetSeg3DError
+        If neither the flag nor the variable is set, or if the path is a file.
+    """
     return _root(flag, "--preprocessed", ("detseg3d_preprocessed",))
 
 
 def results_root(flag: str | Path | None = None) -> Path:
-    """Return the folder of trained models: ``flag``, else ``detseg3d_results``; it may be missing."""
+    """Return the folder of trained models: ``flag``, else ``detseg3d_results``.
+
+    The folder need not exist.
+
+    Raises
+    ------
+    DetSeg3DError
+        If neither the flag nor the variable is set, or if the path is a file.
+    """
     return _root(flag, "--results", ("detseg3d_results",))
 
 
@@ -138,7 +154,7 @@ def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
 
 
 def _find_task(root: Path, wanted: str) -> Path | None:
-    """Return the folder of a data set of nnU-Net version 1, also in its subfolder ``nnUNet_raw_data``."""
+    """Search ``root`` and its subfolder ``nnUNet_raw_data`` for a data set of nnU-Net version 1."""
     for parent in (root, root / "nnUNet_raw_data"):
         for folder in sorted(parent.glob("Task*_*")) if parent.is_dir() else ():
             match = _TASK.fullmatch(folder.name)
@@ -152,7 +168,7 @@ def _find_task(root: Path, wanted: str) -> Path | None:
 
 
 def check_dataset_name(name: str) -> str:
-    """Return a name if it has the form ``DatasetXXX_Name``.
+    """Check that a name has the form ``DatasetXXX_Name``, and return the name.
 
     Raises
     ------
@@ -161,7 +177,7 @@ def check_dataset_name(name: str) -> str:
     """
     if _DATASET.fullmatch(name) is None or "/" in name or "\\" in name or "\0" in name:
         raise DetSeg3DError(
-            "the name of a data set has another form",
+            "the name of the data set does not have the form DatasetXXX_Name",
             value=name,
             expected="Dataset, three digits, underscore, name: Dataset001_Liver",
         )
@@ -169,7 +185,7 @@ def check_dataset_name(name: str) -> str:
 
 
 def _as_named(case_id: str) -> str:
-    """Return a name on disk, decoded as UTF-8; a backslash if the name cannot be written.
+    """Return the name that a file on disk would have, decoded as UTF-8; a backslash if such a name is not possible.
 
     Names are UTF-8 on nearly all systems, even if the locale differs. Read as Latin-1, a letter can look like a control
     character.
@@ -181,7 +197,7 @@ def _as_named(case_id: str) -> str:
 
 
 def check_case_id(case_id: str) -> str:
-    """Return a case id if it can be a file name in any folder; spaces and Unicode are allowed.
+    """Check that a case id can be a file name, and return the id. Spaces and Unicode are allowed.
 
     Raises
     ------
@@ -208,7 +224,8 @@ def spare_numexpr() -> None:
     """Protect numexpr, which blosc2 imports, from environment variables that it cannot read.
 
     numexpr expects one number up to 64 in ``OMP_NUM_THREADS``. It raises an error for ``4,2`` and prints a message for
-    ``128``. Its own variables have priority, so they are set here unless they hold a number.
+    ``128``. Variables of numexpr have priority over ``OMP_NUM_THREADS``. This function sets them if they do not hold a
+    number.
     """
     for name, value in (("NUMEXPR_MAX_THREADS", "64"), ("NUMEXPR_NUM_THREADS", "1")):
         if not os.environ.get(name, "").isdecimal():

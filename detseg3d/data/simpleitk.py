@@ -1,7 +1,7 @@
 """Convert images of SimpleITK in memory to the arrays and geometries of this package, and back.
 
 Files are read by the readers of this package (:mod:`detseg3d.data.images`). The two functions here serve programs that
-already hold a scan as a SimpleITK image, or that need results as one.
+already hold a scan as a SimpleITK image, or that need results as SimpleITK images.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def to_simpleitk(array: npt.NDArray[Any], geometry: Geometry) -> SimpleITK.Image
     array : ndarray, shape ``(Z, Y, X)``
         In canonical order. SimpleITK has neither bool nor float16: bool becomes uint8 and float16 becomes float32.
     geometry : Geometry
-        Of ``array``.
+        Geometry of ``array``.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def to_simpleitk(array: npt.NDArray[Any], geometry: Geometry) -> SimpleITK.Image
     Raises
     ------
     DetSeg3DError
-        If the grid is sheared: a SimpleITK image cannot describe it.
+        If the grid is sheared. A SimpleITK image cannot describe a sheared grid.
     ValueError
         If the shapes of array and geometry differ.
 

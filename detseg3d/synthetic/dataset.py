@@ -24,7 +24,7 @@ HEALTHY_EVERY, HEALTHY_INDEX = 10, 3
 
 @dataclass(frozen=True)
 class PhantomOptions:
-    """How the scans of the example are simulated.
+    """Options of the simulated scans of the example.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class PhantomOptions:
 
 @dataclass(frozen=True)
 class _Job:
-    """One case to write: whether it is a training case, its number from 0, and its name."""
+    """One case to write: its use (training or test), its number from 0, and its name."""
 
     training: bool
     index: int
@@ -63,7 +63,7 @@ def write_example_dataset(
     Parameters
     ----------
     output_folder : path
-        Folder of the raw data sets. The folder ``DatasetXXX_Example`` is made in it.
+        Folder of the raw data sets. The function creates the folder ``DatasetXXX_Example`` in this folder.
     num_cases, num_test : int
         Number of training cases (``imagesTr``, ``labelsTr``) and of held-out cases (``imagesTs``, ``labelsTs``). Every
         tenth case has no lesion.

@@ -110,7 +110,10 @@ class _Canvas:
 
 
 def _inside(radius: Volume, edge: float, scale: float, width: float = 1.0) -> Volume:
-    """Return a soft step: 1 inside ``edge``, 0 outside, ``width`` mm wide if a radius of 1 measures ``scale`` mm."""
+    """Return a soft step from 1 (``radius`` below ``edge``) to 0 (above it).
+
+    The step is ``width`` mm wide. A ``radius`` of 1 measures ``scale`` mm.
+    """
     return np.clip((edge - radius) * np.float32(scale / width) + np.float32(0.5), 0, 1)
 
 
@@ -120,9 +123,9 @@ def _blob(canvas: _Canvas, center: Point, diameter: float, roughness: float) -> 
     axes = np.exp(random.normal(0, 0.22, 3))
     axes *= diameter / 2 / axes.prod() ** (1 / 3)
     slices, (z, y, x) = canvas.window(center, float(axes.max()) * (1 + roughness) + 2 * float(canvas.spacing.max()))
-    turn = (np.linalg.qr(random.standard_normal((3, 3)))[0] / axes[:, None]).astype(np.float32)
+    rotation = (np.linalg.qr(random.standard_normal((3, 3)))[0] / axes[:, None]).astype(np.float32)
     squared = np.zeros((len(z), len(y), len(x)), np.float32)
-    for row in turn:
+    for row in rotation:
         squared += (row[0] * z[:, None, None] + row[1] * y[None, :, None] + row[2] * x[None, None, :]) ** 2
     radius = np.sqrt(squared)
     if diameter > 2.5 * canvas.spacing.min():
@@ -188,7 +191,7 @@ def _draw_body(canvas: _Canvas) -> tuple[Volume, Mask, Mask, Mask]:
 
 
 def _draw_mimics(canvas: _Canvas, image: Volume, tissue: Mask, fluid: Mask, air: Mask) -> Mask:
-    """Draw bright structures that are not lesions, and return where no lesion may lie."""
+    """Draw bright structures that are not lesions, and return the mask of the voxels that lesions must avoid."""
     random = canvas.random
     taken = np.zeros(canvas.shape, bool)
     for _ in range(random.integers(4, 8)):
@@ -282,7 +285,7 @@ def simulate_case(
     seed : sequence of int
         The same seed gives the same case.
     lesions : bool, optional
-        Whether there are lesions. Otherwise the label is empty.
+        Draw lesions. If false, the label is empty.
 
     Returns
     -------

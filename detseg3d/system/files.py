@@ -58,12 +58,13 @@ _PIECE_BYTES = 1 << 18
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; without an error, the temporary file then replaces ``path``.
+    """Yield a temporary path beside ``path``, and move the finished file to ``path``.
 
-    The temporary name keeps all suffixes of the target, by which libraries choose the format. It begins with a dot and
-    is unique per process, so two processes that write the same file do not mix their data. The first write of a process
-    into a folder removes the temporary files of killed processes. The permissions of the file follow the umask, even if
-    the library that writes the file sets others.
+    If an error is raised in the context, ``path`` stays unchanged. The temporary name keeps all suffixes of ``path``,
+    because libraries choose the format by the suffixes. The name begins with a dot and is unique per process, so two
+    processes that write the same file do not mix their data. The first write of a process into a folder removes the
+    temporary files of killed processes. The permissions of the file follow the umask, even if the library that writes
+    the file sets other permissions.
 
     Parameters
     ----------
@@ -79,8 +80,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = temporary_beside(target)
     try:
         _prepare_folder(target.parent)
-        temporary.touch()  # fails with the reason of the system, which many libraries hide
-        permissions = stat.S_IMODE(temporary.stat().st_mode)  # those of the umask
+        temporary.touch()  # raises the error of the system, which many libraries hide
+        permissions = stat.S_IMODE(temporary.stat().st_mode)  # the umask determines them
         temporary.unlink()
         yield temporary
         if stat.S_IMODE(temporary.stat().st_mode) != permissions:
@@ -100,11 +101,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
-    """Yield a temporary folder; without an error, its files are then moved into ``folder``, either all or none.
+    """Yield a temporary folder, and move its finished files into ``folder``.
 
-    The file ``record`` certifies that the other files are complete and belong together. Its earlier version is removed
-    first, its new version is moved last. Earlier results stay untouched until all new files are written, so a full disk
-    costs no earlier result.
+    If an error is raised in the context, ``folder`` stays unchanged. Earlier results therefore survive a full disk. The
+    file ``record`` certifies that the other files are complete and belong together. Its earlier version is removed
+    first, and its new version is moved last.
 
     Parameters
     ----------
@@ -152,7 +153,9 @@ def atomic_files(folder: str | Path, record: str) -> Iterator[Path]:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise if no file can be written into a folder; call this before a long computation.
+    """Raise an error if no file can be written into a folder.
+
+    Call this function before a long computation.
 
     Parameters
     ----------
@@ -221,8 +224,8 @@ def replace_folder(target: Path, new: Path, aside: Path) -> None:
 def remove_stale(folder: Path) -> None:
     """Remove the temporary files in a folder that no process is writing any more.
 
-    These are files of processes on this machine that have ended, and files of other machines that were not changed for
-    a day. A file that cannot be removed stays; it is hidden, and nothing reads it.
+    The function removes files of processes on this machine that have ended, and files of other machines that were not
+    changed for a day. A file that cannot be removed stays. This is harmless: the file is hidden, and nothing reads it.
     """
     with suppress(OSError):
         for entry in list(folder.iterdir()):
@@ -284,7 +287,7 @@ def writer_name() -> str:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a renaming in a folder survive a power cut, on systems that support it."""
+    """Write the list of files of a folder to the disk, so that a renaming survives a power cut (POSIX only)."""
     if os.name != "posix":
         return
     with suppress(OSError):
@@ -409,7 +412,9 @@ def open_regular_file(path: str | Path) -> BufferedReader:
 
 
 def check_regular_file(path: str | Path) -> None:
-    """Raise if a path is not a regular file; for libraries that open files themselves.
+    """Raise an error if a path is not a regular file.
+
+    Call this function before a library opens the file; otherwise use :func:`open_regular_file`.
 
     Raises
     ------
@@ -465,7 +470,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
             wanted = _PIECE_BYTES
     if not left:
         raise DetSeg3DError(
-            "the file is too large for a file of its kind",
+            "the file is larger than a file of its kind may be",
             file=path,
             value=f"{max(size, max_bytes + 1)} bytes or more",
             expected=f"at most {max_bytes}",

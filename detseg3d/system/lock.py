@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_TRIES = 0.2
 # Acquiring or releasing a shared lock needs the exclusive lock for a moment, so one failed attempt proves nothing.
 _TRIES = 4
-_MAX_BYTES = 1 << 16  # of the list of holders
+_MAX_BYTES = 1 << 16  # maximum length of the list of holders
 _BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)
 
 
@@ -68,7 +68,7 @@ class Holder:
 
     @classmethod
     def here(cls, purpose: str) -> Holder:
-        """Describe this process as a holder from now on."""
+        """Return a description of this process, with the current time as ``since``."""
         now = datetime.now(timezone.utc).isoformat(sep=" ", timespec="seconds")
         return cls(purpose, os.getpid(), platform.node(), now, writer_name())
 
@@ -81,7 +81,7 @@ def locked(file: Path, purpose: str, problem: str, *, shared: bool = False, wait
     ----------
     file : Path
         The hidden lock file, in the folder that is locked. A missing folder is created. The last holder removes the
-        file, and the created folders if they are empty.
+        file. It also removes the folders that were created, if they are empty.
     purpose : str
         Activity of this process, as a participle: ``"training fold 0"``.
     problem : str
@@ -130,7 +130,8 @@ def _acquire(file: Path, holder: Holder, problem: str, shared: bool, wait: bool)
             return None
         try:
             taken = _try_lock(descriptor, holder, shared)
-            # The last holder removes the file. The opened file may therefore differ from the one that others open now.
+            # The last holder removes the file, perhaps after this process opened it. A lock counts only if the opened
+            # file still has its name.
             if taken and os.path.samestat(os.fstat(descriptor), file.stat()):
                 return descriptor
             others = [] if taken else _holders(descriptor)
@@ -138,7 +139,7 @@ def _acquire(file: Path, holder: Holder, problem: str, shared: bool, wait: bool)
             os.close(descriptor)
             continue
         except OSError as error:
-            logger.warning("%s: the file system has no locks (%s)", file.parent, error.strerror or error)
+            logger.warning("%s: the file system does not support locks (%s)", file.parent, error.strerror or error)
             os.close(descriptor)
             return None
         except BaseException:
@@ -161,7 +162,7 @@ def _acquire(file: Path, holder: Holder, problem: str, shared: bool, wait: bool)
 
 def _release(file: Path, descriptor: int, shared: bool) -> None:
     with suppress(OSError):
-        if not shared or _lock(descriptor, shared=False):  # otherwise others still hold it
+        if not shared or _lock(descriptor, shared=False):  # otherwise other processes still hold the shared lock
             file.unlink(missing_ok=True)
     with suppress(OSError):
         _unlock(descriptor)  # closing is not enough if a forked process has the file open

@@ -25,7 +25,7 @@ def escape_name(name: str) -> str:
     Parameters
     ----------
     name : str
-        Must not hold a backslash; otherwise two names could become one.
+        Must not hold a backslash; otherwise two names could have the same result.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def native_path(path: str | Path) -> str:
     except UnicodeError:
         pass
     raise DetSeg3DError(
-        "the name of the file is not UTF-8, and a library that reads or writes it accepts no other names",
+        "the name is not UTF-8, and a library that reads or writes the file accepts only UTF-8",
         file=path,
         remedy="rename the file, or the folders above it",
     )

@@ -72,8 +72,8 @@ def raise_if_interrupted() -> None:
 def interruptible() -> Iterator[None]:
     """Let signals raise :class:`Interruption` in the main thread of this process.
 
-    If any error is raised after a signal, :class:`Interruption` replaces the error. Forked processes ignore SIGINT and
-    are killed by the other signals, unless they install handlers.
+    If any error is raised after a signal, :class:`Interruption` replaces the error. A forked process that installs no
+    handlers ignores SIGINT and is killed by the other signals.
     """
     state = Postponed()
 
@@ -98,8 +98,9 @@ def interruptible() -> Iterator[None]:
 def postponed() -> Iterator[Postponed]:
     """Delay signals until :meth:`Postponed.check` is called or the context ends.
 
-    A second Ctrl-C raises :class:`Interruption` immediately. Other signals do not: launchers such as torchrun send them
-    in pairs. Outside the main thread the context has no effect, because Python handles signals in the main thread only.
+    A second Ctrl-C raises :class:`Interruption` immediately. A second SIGTERM or SIGHUP does not, because launchers
+    such as torchrun send these signals twice. Outside the main thread the context has no effect, because Python handles
+    signals in the main thread only.
     """
     state = Postponed()
 
@@ -115,6 +116,7 @@ def postponed() -> Iterator[Postponed]:
 
 @contextlib.contextmanager
 def _handling(handler: Any) -> Iterator[None]:
+    """Call ``handler(number, frame)`` for the signals of this process; restore the earlier handlers at the end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -143,7 +145,7 @@ def without_interrupt() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # if started inside the context, it would unblock the signal
+    resource_tracker.ensure_running()  # starting the tracker later, in the context, would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,13 +1,12 @@
 """Run one function over many cases, in this process or in worker processes.
 
 Pebble starts, watches and stops the worker processes. Each worker process has a separate Pebble pool. The workers of
-one pool would share one pipe, and a worker that is killed while it writes leaves half a message in the pipe, which
-blocks the whole pool. With a pool for each worker, the death of a worker is an error of its case only, and a new worker
-replaces it.
+one pool would share one pipe. A worker that is killed while it writes leaves half a message in the pipe, which blocks
+the whole pool. With a pool for each worker, the end of a worker affects its own case only, and a new worker replaces
+the worker that ended.
 
-Two things are done here because Pebble does not offer them. Log records of the workers reach the loggers of this
-process. A worker that ends with exit code 0 in the middle of a case is reported, whereas Pebble alone would wait for it
-forever.
+This module adds two features that Pebble does not have. Log records of the workers reach the loggers of this process. A
+worker that ends with exit code 0 in the middle of a case is reported; Pebble alone would wait for the worker forever.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class CaseResult(Generic[Item, Value]):
     error : Exception or None
         The exception that the case raised, with its type and message; ``None`` if the case succeeded.
     traceback : str
-        Where the exception was raised.
+        Text of the traceback; empty if the case succeeded.
     """
 
     item: Item
@@ -84,8 +83,8 @@ def run_cases(
     Parameters
     ----------
     function : callable
-        Takes one item. With worker processes, ``function`` must be importable: not a lambda and not a nested function,
-        but possibly a ``functools.partial`` of an importable function. Items and return values must be picklable.
+        Takes one item. With worker processes, ``function`` must be an importable function or a ``functools.partial`` of
+        such a function, not a lambda or a nested function. Items and return values must be picklable.
     items : sequence
         The cases.
     run : Run, optional
@@ -96,7 +95,7 @@ def run_cases(
     Returns
     -------
     list of CaseResult
-        One per item, in the order of the items.
+        One result per item, in the order of the items.
 
     Raises
     ------
@@ -125,7 +124,7 @@ def run_cases(
 
 
 def is_bar_shown(wanted: bool) -> bool:
-    """Return whether a progress bar is drawn: it is ``wanted`` and there is a terminal.
+    """Return whether a progress bar is drawn: if it is ``wanted`` and the error output is a terminal.
 
     Examples
     --------
@@ -225,7 +224,7 @@ class _Worker:
         self._log_thread.start()
 
     def schedule(self, function: Callable[[Any], Any], item: Any) -> Future[_Outcome]:
-        """Hand over a case; the first case starts the process."""
+        """Give a case to the worker. The first case starts the process."""
         # The process inherits the blocked signal. It could ignore the signal itself only after its slow imports.
         with without_interrupt():
             future: Future[_Outcome] = self._pool.schedule(_run_item, (function, item))
@@ -236,7 +235,7 @@ class _Worker:
 
     @property
     def is_running(self) -> bool:
-        """Whether the pool can still finish the case."""
+        """True if the pool can still finish the case."""
         return bool(self._pool.active)
 
     def stop(self) -> None:
@@ -298,7 +297,10 @@ def _forward_records(reader: Connection) -> None:
 
 
 def _exit_error(exit_code: int | None) -> DetSeg3DError:
-    """Return the error of a case whose worker process ended; Pebble does not report the exit code 0 (``None``)."""
+    """Return the error of a case after the end of its worker process.
+
+    ``None`` stands for the exit code 0, which Pebble does not report.
+    """
     if exit_code == -_SIGKILL:
         return DetSeg3DError(
             "the system killed the worker process",
@@ -349,7 +351,7 @@ def _initialize_worker(log_writer: Connection, threads: int, log_level: int) -> 
 
 
 def _run_item(function: Callable[[Any], Any], item: Any) -> _Outcome:
-    """Call the function; the outcome can be pickled."""
+    """Call the function, and return an outcome that can be pickled."""
     try:
         value = function(item)
         ForkingPickler.dumps(value)
@@ -363,7 +365,7 @@ def _run_item(function: Callable[[Any], Any], item: Any) -> _Outcome:
 
 
 def _translated(error: Exception) -> Exception:
-    """Return ``error``, or an out-of-memory error if ``error`` is one of the many that report missing memory."""
+    """Return ``error``, or an out-of-memory error if ``error`` reports missing memory in another form."""
     return out_of_memory(error) if is_out_of_memory(error) else error
 
 
@@ -380,7 +382,7 @@ def _portable(error: BaseException) -> Exception:
 
 
 def _limit_threads(threads: int) -> None:
-    """Give each worker its share of the cores: full teams of threads in every worker slow all of them down."""
+    """Limit the threads of this worker. More threads than cores in all workers together would slow all workers down."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
     for name in (*names, "NUMEXPR_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))

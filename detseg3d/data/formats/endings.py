@@ -1,4 +1,4 @@
-"""Image formats by file name and by content: which formats are read, and which format a file really has.
+"""Detect the format of an image by the file name and by the content.
 
 A file is read in the format that its ending names. If its first bytes belong to another format, the error names that
 format.
@@ -63,8 +63,8 @@ _UNREAD = {
         "save the image as .nii.gz, or alone with numpy.save (.npy)",
     ),
     ".zarr": ("Zarr", "save the image in a medical format, as .nii.gz or .mha"),
-    ".tif": ("TIFF", "save the volume in a format that knows its spacing, as .nii.gz or .mha"),
-    ".tiff": ("TIFF", "save the volume in a format that knows its spacing, as .nii.gz or .mha"),
+    ".tif": ("TIFF", "save the volume in a format that stores the spacing, as .nii.gz or .mha"),
+    ".tiff": ("TIFF", "save the volume in a format that stores the spacing, as .nii.gz or .mha"),
     ".png": ("PNG, a picture", "save the volume, not its slices, as .nii.gz or .mha"),
     ".jpg": ("JPEG, a picture", "save the volume, not its slices, as .nii.gz or .mha"),
     ".jpeg": ("JPEG, a picture", "save the volume, not its slices, as .nii.gz or .mha"),
@@ -95,7 +95,7 @@ _MAGIC = (
     (b"MATLAB 5.0", "MATLAB"),
 )
 _TEXT_STARTS = ((b"<!doctype html", "an HTML page"), (b"<html", "an HTML page"), (b"<?xml", "XML"), (b"{", "JSON"))
-# A NIfTI header begins with its own length. The keys are that number in both byte orders.
+# A NIfTI header begins with the length of the header. The keys are this length in both byte orders.
 _NIFTI_SIZES = {struct.pack(f"{order}i", size): size for size in (348, 540) for order in "<>"}
 
 
@@ -127,7 +127,7 @@ def segmentation_stem(name: str | Path) -> str | None:
 def unread_format(name: str | Path) -> DetSeg3DError | None:
     """Return the error for an image of a known format that is not supported; ``None`` for other names.
 
-    The remedy of the error says how to convert the image.
+    The remedy of the error explains how to convert the image.
 
     Examples
     --------
@@ -156,14 +156,14 @@ def _unread(name: str | Path) -> tuple[str, str] | None:
 
 
 def unread_images(folder: Path) -> list[Path]:
-    """Return the files of a folder whose endings name image formats that are not supported, without hidden files."""
+    """Return the files with endings of image formats that are not supported. Hidden files are left out."""
     return sorted(
         entry for entry in folder.iterdir() if not entry.name.startswith(".") and _unread(entry.name) is not None
     )
 
 
 def describe_content(head: bytes) -> str | None:
-    """Return a description of a file by its first bytes; ``None`` if they are not known.
+    """Return a description of a file by its first bytes; ``None`` if the bytes do not identify a format.
 
     Parameters
     ----------

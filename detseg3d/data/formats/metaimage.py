@@ -1,6 +1,6 @@
 """Read and write MetaImage files: .mha, and .mhd with the voxels in a second file.
 
-The format is that of ITK's MetaIO (https://itk.org/Wiki/MetaIO/Documentation). The documentation leaves some questions
+MetaIO of ITK defines the format (https://itk.org/Wiki/MetaIO/Documentation). The documentation leaves some questions
 open. This reader decides them as follows:
 
 - The rows of ``TransformMatrix`` (also ``Rotation``, ``Orientation``) are the directions of the axes, so the matrix is
@@ -156,7 +156,7 @@ def metaimage_geometry(path: Path) -> Geometry:
     Raises
     ------
     DetSeg3DError
-        As :func:`read_metaimage`.
+        For the same reasons as in :func:`read_metaimage`.
     """
     header = _read_header(path)
     try:
@@ -218,7 +218,7 @@ def _fields(handle: io.BufferedIOBase, path: Path) -> Iterator[tuple[str, str]]:
             continue
         name, value = match.groups()
         if name not in _KNOWN and name.upper() in _KNOWN_IN_CAPITALS:
-            raise damaged(path, f"{_KNOWN_IN_CAPITALS[name.upper()]} has another spelling", name)
+            raise damaged(path, f"the field {_KNOWN_IN_CAPITALS[name.upper()]} is spelled differently", name)
         if name in seen and name in _KNOWN:
             raise damaged(path, f"it states {name} twice", value)
         seen.add(name)
@@ -244,7 +244,7 @@ def _check(path: Path, fields: Mapping[str, str], end: int) -> _Header:
     local = fields[_LAST].upper() == "LOCAL"
     header_bytes = -1 if (size := fields.get("HeaderSize", "0")) == "-1" else parse_count(path, "HeaderSize", size)
     if header_bytes and compressed:
-        raise damaged(path, "HeaderSize does not go with compressed voxels", header_bytes)
+        raise damaged(path, "HeaderSize is not possible with compressed voxels", header_bytes)
     if local and 0 < header_bytes < end:
         raise damaged(path, "HeaderSize leads into the header", header_bytes)
     return _Header(
@@ -340,8 +340,8 @@ def _alternative(
 def write_metaimage(array: Array, geometry: Geometry, path: Path) -> None:
     """Write a .mha file, or a .mhd file and a .zraw file, atomically and with compressed voxels.
 
-    When a .mhd file is replaced, the old header is removed first and the new header is written last. So a header never
-    stands beside the voxels of another image.
+    When a .mhd file is replaced, the old header is removed first and the new header is written last. A header therefore
+    never lies beside the voxels of another image.
 
     Parameters
     ----------
@@ -385,7 +385,7 @@ def _header_text(array: Array, geometry: Geometry, size: int, data: str) -> str:
     if kind == "metaimage":
         fields = dict(line.split(" = ", 1) for line in native.decode("ascii").split("\n"))
         counts = {"NDims": "3", "DimSize": " ".join(map(str, array.shape[::-1]))}
-        # Copy the native lines only if they state this geometry, which may have been changed since it was read.
+        # The geometry may have changed since it was read. Copy the native lines only if they still state it.
         if _geometry(Path(data), fields | counts) == geometry:
             lines = native.decode("ascii").split("\n")
     return "\n".join(

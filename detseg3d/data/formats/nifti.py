@@ -1,8 +1,8 @@
 """Read and write NIfTI files with nibabel.
 
 A NIfTI file can state its geometry up to three times: as a matrix (sform), as a rotation with an offset (qform), and as
-the spacing alone (pixdim). The rule of nibabel decides which one is used: the sform if ``sform_code`` is above 0, else
-the qform if ``qform_code`` is above 0, else ``pixdim``. If the statements disagree, a warning names the file.
+the spacing alone (pixdim). As in nibabel, the sform is used if ``sform_code`` is above 0, else the qform if
+``qform_code`` is above 0, else ``pixdim``. If the statements disagree, a warning names the file.
 
 NIfTI stores lengths in single precision, so a spacing of 1.2 mm is 1.2000000477 in the file. The reader returns the
 decimal number that the writer meant.
@@ -46,7 +46,7 @@ _GEOMETRY_FIELDS = (
 )
 # NIfTI's xyzt_units as powers of ten of a millimetre. 0 is "unknown", which all programs read as mm.
 _UNIT_EXPONENT = {0: 0, 1: 3, 2: 0, 3: -3}
-# More than the largest extensions of a header have. Unpacking this many bytes takes half a second.
+# Limit of the bytes before the first voxel. Header extensions are smaller. Unpacking the limit takes half a second.
 _MAX_OFFSET_BYTES = 1 << 28
 _SINGULAR = 1e-6
 _SHEARED = 1e-6
@@ -97,7 +97,10 @@ def read_nifti_geometry(path: Path) -> Geometry:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[tuple[Any, Stream]]:
-    """Open a NIfTI file: yield its checked header and the stream after the header, and turn all errors into one."""
+    """Open a NIfTI file and yield its checked header and the stream after the header.
+
+    All errors of the libraries are raised as :class:`DetSeg3DError`.
+    """
     compressed = path.name.lower().endswith(".gz")
     try:
         with open_regular_file(path) as handle:
@@ -150,7 +153,10 @@ def _check_spacing(header: Any, path: Path) -> None:
 
 
 def _scaled(voxels: Array, header: Any) -> Array:
-    """Apply the slope and intercept of the header; the result is float32 unless they are 1 and 0."""
+    """Apply the slope and intercept of the header.
+
+    The result is float32. If the slope is 1 and the intercept is 0, the voxels are returned unchanged.
+    """
     slope, intercept = header.get_slope_inter()
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if (slope, intercept) == (1, 0):
@@ -192,14 +198,29 @@ def _warn(path: Path, caveat: str) -> None:
 
 
 def geometry_of_affine(header: Any, affine: FloatArray, shape: tuple[int, int, int]) -> Geometry | None:
-    """Return the geometry of an affine from voxel ``(x, y, z)`` to RAS; ``None`` if it is singular or not finite."""
+    """Return the geometry of an affine from voxels ``(x, y, z)`` to RAS.
+
+    Parameters
+    ----------
+    header : nibabel.Nifti1Header or nibabel.Nifti2Header
+        Header that states the unit of length and ``pixdim``.
+    affine : ndarray of float, shape ``(4, 4)``
+        In the unit of the header.
+    shape : 3 ints
+        Shape ``(Z, Y, X)`` of the volume.
+
+    Returns
+    -------
+    Geometry or None
+        ``None`` if the affine is singular or not finite.
+    """
     if not np.isfinite(affine).all():
         return None
     unit = float(Decimal(1).scaleb(_exponent(header)))
     affine = affine * np.array([[-unit], [-unit], [unit], [1.0]])  # RAS to LPS, millimetres
     matrix = affine[:3, :3]
     norms = np.linalg.norm(matrix, axis=0)
-    # The determinant of the unit vectors, not of the matrix: in microscopy the volume of a voxel is tiny.
+    # Use the determinant of the unit vectors. The determinant of the matrix is tiny for the small voxels of microscopy.
     if not norms.all() or abs(np.linalg.det(matrix / norms)) < _SINGULAR:
         return None
     unit_axes = matrix / norms
@@ -273,7 +294,7 @@ def write_nifti(array: Array, geometry: Geometry, path: Path, compressed: bool) 
         Its ``native_header`` is copied if it is the header of a NIfTI file and states the same geometry.
     path : Path
     compressed : bool
-        Whether to compress with gzip, independent of the file name.
+        Compress the file with gzip. The file name does not matter.
 
     Raises
     ------
@@ -298,7 +319,7 @@ def write_nifti(array: Array, geometry: Geometry, path: Path, compressed: bool) 
 
 
 def _copied_header(array: Array, geometry: Geometry) -> Any:
-    """Return a header with the geometric fields of the native header; ``None`` if they state another geometry."""
+    """Return a header with the geometric fields of the native header; ``None`` if the fields state another geometry."""
     kind, block = geometry.native_header or ("", b"")
     header = _blank_header(kind, array)
     if header is None:

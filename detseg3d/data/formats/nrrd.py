@@ -1,12 +1,12 @@
 """Read and write NRRD files (.nrrd).
 
-The format is that of Teem (https://teem.sourceforge.net/nrrd/format.html). The definition leaves some questions open.
-This reader decides them as follows:
+Teem defines the format (https://teem.sourceforge.net/nrrd/format.html). The definition leaves some questions open. This
+reader decides them as follows:
 
 - ``space`` may be LPS, RAS or LAS, in any of their spellings, also with ``-time``. If ``space`` is missing, or is
   ``scanner-xyz`` or ``3D-right-handed``, LPS is assumed as in ITK, with a warning. ``3D-left-handed`` is refused.
-- Without ``space directions`` the axes are those of the space. The spacing is ``spacings``, or 1 mm.
-- An axis whose direction is ``none`` is not spatial. It must have one entry, except in a segmentation of 3D Slicer
+- Without ``space directions`` the axes of the array are the axes of the space. The spacing is ``spacings``, or 1 mm.
+- An axis with the direction ``none`` is not spatial. It must have one entry, except in a segmentation of 3D Slicer
   (:mod:`detseg3d.data.formats.slicer_segmentation`).
 - ``measurement frame``, ``content``, ``min``, ``max`` and similar fields are not used. Unknown fields are refused, as
   in Teem: a misspelled ``spacings`` would otherwise mean 1 mm.
@@ -140,7 +140,7 @@ class NrrdHeader:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the voxels follow the header in the same file."""
+        """True if the voxels follow the header in the same file."""
         return "data file" not in self.fields
 
 
@@ -230,6 +230,11 @@ def read_nrrd_layers(header: NrrdHeader) -> tuple[Array, Geometry]:
     -------
     array : ndarray, shape ``(layers, Z, Y, X)``
     geometry : Geometry
+
+    Raises
+    ------
+    DetSeg3DError
+        For the same reasons as in :func:`read_nrrd`, except for the number of volumes.
     """
     grid = _grid(header)
     voxels = _read_voxels(header, grid)
@@ -244,7 +249,7 @@ def nrrd_geometry(path: Path) -> Geometry:
     Raises
     ------
     DetSeg3DError
-        As :func:`read_nrrd`.
+        For the same reasons as in :func:`read_nrrd`.
     """
     header = read_nrrd_header(path)
     grid = _volume(header)
@@ -306,15 +311,15 @@ def _seek_last(stream: Stream, handle: io.BufferedIOBase, needed: int) -> None:
 
 
 def _skips(header: NrrdHeader, encoding: Encoding) -> tuple[int, int]:
-    """Return the number of lines to skip in the file, and then of bytes in the unpacked data.
+    """Return the number of lines to skip in the file, and the number of bytes to skip in the unpacked data.
 
-    -1 bytes means that the voxels are the last bytes of the file.
+    A number of -1 bytes means that the voxels are the last bytes of the file.
     """
     lines = parse_count(header.path, "line skip", header.fields.get("line skip", "0"))
     text = header.fields.get("byte skip", "0")
     skip = -1 if text == "-1" else parse_count(header.path, "byte skip", text)
     if skip == -1 and encoding != "raw":
-        raise damaged(header.path, '"byte skip: -1" does not go with compressed voxels')
+        raise damaged(header.path, '"byte skip: -1" is not possible with compressed voxels')
     if lines > _MAX_SKIPPED_LINES or (encoding != "raw" and skip > _MAX_SKIPPED_BYTES):
         raise damaged(header.path, "it skips more lines or bytes than any file needs", f"{lines} lines, {skip} bytes")
     return lines, skip
@@ -439,7 +444,7 @@ def _space_dimension(header: NrrdHeader) -> int:
 
 
 def _space(header: NrrdHeader) -> tuple[str, bool]:
-    """Return the space in lower case without its time suffix, and whether it has one."""
+    """Return the space in lower case without a time suffix, and whether the file states the suffix."""
     text = header.fields.get("space", "").lower()
     for suffix in _TIME_SUFFIXES:
         name = text.removesuffix(suffix)
@@ -533,8 +538,8 @@ def write_nrrd(array: Array, geometry: Geometry, path: Path) -> None:
     array : ndarray, shape ``(Z, Y, X)``
         Integers or floating point, in the machine's byte order.
     geometry : Geometry
-        If it was read from a NRRD file, the header lines of that file are copied. NRRD stores directions multiplied by
-        the spacing, and computing them again would round them.
+        If the geometry was read from a NRRD file, the header lines of that file are copied. NRRD stores each direction
+        multiplied by the spacing, so computing the directions again would round them.
     path : Path
 
     Raises
@@ -560,7 +565,7 @@ def _header_lines(array: Array, geometry: Geometry) -> Iterator[str]:
     if kind == "nrrd":
         lines = native.decode("utf-8", "surrogateescape").split("\n")
         fields = dict(line.split(": ", 1) for line in [*general[1:], *lines])
-        # Copy the native lines only if they state this geometry, which may have been changed since it was read.
+        # The geometry may have changed since it was read. Copy the native lines only if they still state it.
         if _grid(NrrdHeader(Path("header"), fields, {}, 0)).geometry == geometry:
             geometry_lines = lines
     yield from general

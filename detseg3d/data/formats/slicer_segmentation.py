@@ -5,7 +5,8 @@ Overlapping segments are stored in several layers, along a fourth axis. The volu
 
 - **Values.** The label values in a file number the segments of this file, so they may differ between files. If
   ``dataset.json`` names the labels and every segment has the name of a label, each segment gets the value of its name.
-  If no segment has the name of a label, the label values of the file are used. If only some have, the file is refused.
+  If no segment has the name of a label, the label values of the file are used. If only some segments have the name of a
+  label, the file is refused.
 - **Layers** become one label. A voxel in two segments with different values is an error, because a label has one value
   per voxel.
 - **Cropped** volumes are put on the grid of the image if their voxels coincide with voxels of the image.
@@ -36,7 +37,7 @@ _ON_VOXELS = 0.01
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment: its name, its value in the volume of its layer, and the number of that layer."""
+    """One segment: its name, its value in the volume of its layer, and the number of the layer."""
 
     name: str
     value: int
@@ -44,7 +45,7 @@ class Segment:
 
 
 def read_segments(path: Path) -> tuple[Segment, ...]:
-    """Read the segments of a .nrrd file, in their order; an empty tuple if it is not a segmentation of 3D Slicer.
+    """Read the segments of a .nrrd file, in their order; empty if the file is not a segmentation of 3D Slicer.
 
     Raises
     ------
@@ -187,22 +188,23 @@ def place_on_grid(label: Array, geometry: Geometry, grid: Geometry, path: Path) 
     ----------
     label : ndarray, shape ``(Z, Y, X)``
     geometry : Geometry
-        Of the label.
+        Geometry of the label.
     grid : Geometry
-        Of the image.
+        Geometry of the image.
     path : Path
         The file that messages name.
 
     Returns
     -------
     label : ndarray, shape ``grid.shape``
-        Unchanged if its voxels do not coincide with voxels of the grid. The caller then compares the two geometries.
+        The label is unchanged if its voxels do not coincide with voxels of the grid. The caller then compares the two
+        geometries.
     geometry : Geometry
 
     Raises
     ------
     DetSeg3DError
-        If its voxels coincide with voxels of the grid, and a voxel other than 0 lies outside the grid.
+        If the voxels of the label coincide with voxels of the grid, and a voxel other than 0 lies outside the grid.
 
     Examples
     --------

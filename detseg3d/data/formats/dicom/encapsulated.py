@@ -1,14 +1,14 @@
 """Decode compressed pixel data: RLE in this process; JPEG, JPEG-LS and JPEG 2000 in a separate process.
 
 Decoders of JPEG are compiled libraries. Damaged data can make them end the process or run forever. In a separate
-process they cannot affect other cases: if the decoder process ends or takes too long, only its file has an error.
+process they cannot affect other cases: if the decoder process ends or takes too long, only the current file is refused.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess  # nosec B404: this interpreter, with arguments of ours
+import subprocess  # nosec B404: starts this interpreter with fixed arguments
 import sys
 import threading
 import warnings
@@ -145,7 +145,10 @@ class FrameDecoder:
 
 
 def serve() -> None:
-    """Decode the frames that jobs on standard input ask for, until the input ends. The decoder process runs this."""
+    """Run the decoder process: read jobs from standard input and write the frames to standard output.
+
+    A job is one line of JSON with the path of a DICOM file and the indices of frames. The process ends with its input.
+    """
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # text that a decoder prints must not mix with the answers
     for line in sys.stdin.buffer:
@@ -208,7 +211,7 @@ def _plugin(syntax: UID, available: Sequence[str]) -> str:
 
 
 def _decode_with_gdcm(header: DicomHeader, frame: bytes) -> Array:
-    """Decode a frame of JPEG with 12 bits. GDCM can decode it, but pydicom does not use GDCM for it."""
+    """Decode a JPEG frame with 12 bits. GDCM supports this format, but pydicom does not use GDCM for it."""
     import gdcm
 
     rows, columns, bits = header.count("Rows", 0), header.count("Columns", 0), header.count("BitsStored", 16)
@@ -246,7 +249,7 @@ def _checked_frames(header: DicomHeader, dataset: Dataset) -> list[bytes]:
     count = header.frame_count
     found = list(generate_frames(dataset.PixelData, number_of_frames=count))
     if len(found) != count:
-        raise damaged(header.path, f"{len(found)} compressed frames, not {count}")
+        raise damaged(header.path, f"it has {len(found)} compressed frames, the header states {count}")
     syntax = header.transfer_syntax
     jpeg_like = syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
     jpeg_2000 = syntax in (*JPEG2000TransferSyntaxes, *_HTJ2K)
@@ -258,7 +261,7 @@ def _checked_frames(header: DicomHeader, dataset: Dataset) -> list[bytes]:
             raise damaged(header.path, f"compressed frame {number} is cut off")
         stated = _jpeg_2000_size(frame) if jpeg_2000 else _jpeg_size(frame)
         if stated is not None and stated != size:
-            raise damaged(header.path, f"compressed frame {number} has {stated} pixels, the header states {size}")
+            raise damaged(header.path, f"compressed frame {number} has the size {stated}, the header states {size}")
     return found
 
 

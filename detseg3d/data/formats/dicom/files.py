@@ -71,7 +71,7 @@ def is_dicom_file(path: str | Path) -> bool:
 
 
 def is_dicom_folder(path: str | Path, *, recursive: bool = True) -> bool:
-    """Return whether a folder holds a DICOM object, or a file with the name of one.
+    """Return whether a folder holds a DICOM object, or a file with an ending of :data:`DICOM_ENDINGS`.
 
     Parameters
     ----------
@@ -101,10 +101,10 @@ def find_dicom_files(folder: Path) -> DicomFiles:
     (``DICOMDIR``, ``README``, ``Thumbs.db``, …), files with the ending of another format (``.json``, ``.txt``,
     ``.nii.gz``, …), and other files that are not DICOM objects and do not look like slices.
 
-    A file that looks like a slice but is not a DICOM object is an error. So an empty or overwritten slice is never
+    A file that looks like a slice but is not a DICOM object is an error, so an empty or overwritten slice is never
     skipped. A file looks like a slice if its name ends in ``.dcm``, ``.dicom``, ``.dic``, ``.dc3`` or ``.ima``, or if
-    it has the same ending as a DICOM object in the same folder. Names without an ending, and names that end in digits
-    such as ``1.2.840.5``, have the same ending in this sense.
+    it has the same ending as a DICOM object in the same folder. In this comparison, all names without an ending agree.
+    A number at the end of a name, as in ``1.2.840.5``, is not an ending.
 
     Parameters
     ----------
@@ -113,8 +113,8 @@ def find_dicom_files(folder: Path) -> DicomFiles:
     Raises
     ------
     DetSeg3DError
-        If a file looks like a slice but is not a DICOM object, an entry is not a regular file (a pipe, a device), or
-        there are more than :data:`MAX_FILES` files.
+        If a file looks like a slice but is not a DICOM object, if an entry is not a regular file (a pipe, a device), or
+        if the folder holds more than :data:`MAX_FILES` files.
     """
     found: list[Path] = []
     doubtful: list[Path] = []
@@ -162,7 +162,7 @@ def _not_dicom(path: Path) -> DetSeg3DError:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, by path; links to folders are followed once."""
+    """Yield all files below a folder, sorted by path. A link to a folder is followed once."""
     seen: set[tuple[int, int]] = set()
     count = 0
     waiting = [(folder, 0)]
@@ -215,7 +215,10 @@ def _ending(path: Path) -> str:
 
 
 def _begins_as_dicom(head: bytes) -> bool:
-    """Return whether 132 bytes hold the word ``DICM``, or begin with an element of group 2 or 8 as files without it."""
+    """Return whether the first 132 bytes of a file are the start of a DICOM object.
+
+    They end with ``DICM``. In a file without this preamble, they begin with an element of group 2 or 8.
+    """
     if head[128:132] == b"DICM":
         return True
     if len(head) < 8:

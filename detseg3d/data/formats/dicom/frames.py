@@ -1,7 +1,7 @@
 """Read position, scaling and acquisition of each frame of a DICOM object.
 
 A classic slice is an object with one frame. In an enhanced object each frame takes an attribute from its own functional
-groups, or from the shared functional groups if its own do not have the attribute.
+groups, or from the shared functional groups if its own groups do not have the attribute.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from detseg3d.data.formats.dicom.headers import DicomHeader, damaged
 
 __all__ = ["ACQUISITION_TOLERANCE", "Frame", "frames_of"]
 
-# Relative. Scanners round echo and repetition times; the times of different images differ by more.
+# Relative tolerance. Scanners round echo and repetition times. The times of different images differ by more.
 ACQUISITION_TOLERANCE = 0.05
 
 # Values that are equal in all slices of one volume: name in messages, attribute, functional group.
@@ -73,7 +73,7 @@ class Scaling:
     ----------
     slope, intercept : float
     source : str
-        The attribute that states slope and intercept; empty if there is no such attribute.
+        The attribute that states slope and intercept; empty if the object states neither.
     """
 
     slope: float = 1.0
@@ -82,7 +82,7 @@ class Scaling:
 
     @property
     def is_whole(self) -> bool:
-        """Whether whole numbers stay whole numbers."""
+        """True if the conversion turns whole numbers into whole numbers."""
         return self.slope == int(self.slope) and self.intercept == int(self.intercept)
 
 
@@ -101,7 +101,7 @@ class Frame:
     orientation : 6 floats or None
         Direction cosines along a row and along a column; ``None`` if not stated.
     pixel_spacing : 2 floats or None
-        Between rows and between columns, mm.
+        Distance between rows and distance between columns, mm.
     thickness, spacing_between : float or None
         Stated slice thickness and stated spacing between slices, mm.
     scaling : Scaling or None
@@ -128,13 +128,13 @@ def frames_of(header: DicomHeader) -> tuple[Frame, ...]:
     Raises
     ------
     DetSeg3DError
-        If an attribute cannot be understood, or the number of functional groups is not that of the frames.
+        If an attribute cannot be understood, or the number of functional groups differs from the number of frames.
     """
     shared = next(iter(header.items("SharedFunctionalGroupsSequence")), None)
     own = header.items("PerFrameFunctionalGroupsSequence")
     count = header.frame_count
     if own and len(own) != count:
-        raise damaged(header.path, f"{count} frames, but functional groups of {len(own)}")
+        raise damaged(header.path, f"it has {count} frames, but functional groups of {len(own)} frames")
     if header.numbers("GridFrameOffsetVector"):
         return _dose_frames(header, count)
     if count > 1 and not own:
@@ -147,7 +147,11 @@ def frames_of(header: DicomHeader) -> tuple[Frame, ...]:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Look-up of attributes of one frame: in its own functional groups, then in the shared ones, then in the object."""
+    """Look-up of attributes of one frame.
+
+    Attributes are searched in the functional groups of the frame, in the shared groups, and in the object, in this
+    order.
+    """
 
     header: DicomHeader
     index: int
@@ -327,7 +331,7 @@ def _dose_frames(header: DicomHeader, count: int) -> tuple[Frame, ...]:
     if first is None or orientation is None:
         raise damaged(header.path, "the dose has no position or no orientation")
     if len(offsets) != count:
-        raise damaged(header.path, f"{count} frames, but {len(offsets)} numbers in GridFrameOffsetVector")
+        raise damaged(header.path, f"it has {count} frames, but {len(offsets)} numbers in GridFrameOffsetVector")
     transverse = np.allclose(np.abs(orientation), (1, 0, 0, 0, 1, 0), atol=1e-4)
     normal = np.cross(orientation[:3], orientation[3:])
     if offsets[0] != 0 and transverse and abs(offsets[0] - first[2]) <= 1e-3:

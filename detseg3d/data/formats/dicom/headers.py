@@ -59,7 +59,7 @@ class PixelElement:
     offset : int
         Position of the first byte of the value: in the file, or in the inflated data set of a deflated file.
     length : int or None
-        In bytes; ``None`` if it is encapsulated (compressed).
+        Length of the value in bytes; ``None`` if the pixels are encapsulated (compressed).
     available : int
         Number of bytes after ``offset`` in the file; for a deflated file, the number that the element states.
     is_byte_swapped : bool
@@ -105,7 +105,10 @@ class DicomHeader:
         return "" if value is None else str(value).strip(" \0")
 
     def numbers(self, keyword: str, source: Dataset | None = None) -> tuple[float, ...]:
-        """Return the numbers of an attribute of ``source`` (default: the object); empty if the attribute is missing."""
+        """Return the numbers of an attribute; empty if the attribute is missing.
+
+        ``source`` is the data set or sequence item that holds the attribute; by default the whole object.
+        """
         try:
             value = (self.dataset if source is None else source).get(keyword)
             if value is None or value == "":
@@ -116,7 +119,7 @@ class DicomHeader:
             raise damaged(self.path, f"{keyword} cannot be understood: {error}") from error
 
     def number(self, keyword: str, source: Dataset | None = None) -> float | None:
-        """Return the first number of an attribute, or ``None``."""
+        """Return the first number of an attribute, or ``None`` if the attribute is missing."""
         values = self.numbers(keyword, source)
         return values[0] if values else None
 
@@ -126,7 +129,7 @@ class DicomHeader:
         if value is None:
             return default
         if value != int(value) or not 0 <= value < 1 << 31:
-            raise damaged(self.path, f"{keyword} is {value:g}")
+            raise damaged(self.path, f"{keyword} is {value:g}, but a whole number from 0 to 2147483647 is needed")
         return int(value)
 
     def items(self, keyword: str, source: Dataset | None = None) -> tuple[Dataset, ...]:
@@ -176,7 +179,7 @@ def read_header(path: Path) -> DicomHeader:
     """
     try:
         with open_regular_file(path) as handle, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of unusual values; this module checks what it uses
+            warnings.simplefilter("ignore")  # pydicom warns of unusual values; this module checks those that it uses
             size = os.fstat(handle.fileno()).st_size
             head = handle.read(2048)
             handle.seek(0)
@@ -212,7 +215,7 @@ def _check_deferred(path: Path, dataset: Dataset) -> None:
 
 
 def _values_are_whole(dataset: Dataset) -> bool:
-    """Return whether each value has the length that its element states; in a truncated file the last one has not."""
+    """Return whether each value has the length that its element states. In a truncated file, the last is shorter."""
     elements: Iterable[Any] = (dataset.get_item(tag) for tag in tuple(dataset.keys()))
     return all(
         element.length in (len(element.value or b""), _UNDEFINED_LENGTH)
@@ -259,7 +262,7 @@ def _read_deflated(path: Path) -> DicomHeader:
     )
     pixels = _pixel_element(source, len(raw), implicit=False, little=True)
     if pixels is not None:
-        # The rest is inflated when the pixels are read. Their size is checked then.
+        # Only the header is inflated here. The reader of the pixels inflates the rest and checks its size.
         pixels = PixelElement(pixels.keyword, pixels.offset, pixels.length, pixels.length or 0)
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian

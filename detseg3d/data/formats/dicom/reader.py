@@ -29,8 +29,8 @@ def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
     Parameters
     ----------
     source : ImageSource
-        A folder of DICOM files, including its subfolders, or a file with several frames; the series and whether to
-        convert to SUV.
+        ``path`` is a folder of DICOM files, with or without subfolders, or a file with several frames. ``series`` and
+        ``suv`` are used.
 
     Returns
     -------
@@ -38,14 +38,14 @@ def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
         Rescaled values. Slices ascend along the normal of their plane; rows and columns are in stored order. See
         :func:`~detseg3d.data.formats.dicom.values.read_values` for the data type.
     geometry : Geometry
-        With the identifiers of the series in ``geometry.dicom``.
+        ``geometry.dicom`` holds the identifiers of the series.
 
     Raises
     ------
     DetSeg3DError
         If the objects do not form one volume, or a file is damaged. The message lists the series of the folder.
     """
-    with disable_value_validation():  # pydicom warns of unusual values; this reader checks what it uses
+    with disable_value_validation():  # pydicom warns of unusual values; this reader checks the values that it uses
         series = _select_series(source)
         assert series.layout is not None
         frames = [series.frames[index] for index in series.layout.order]
@@ -54,7 +54,13 @@ def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
 
 
 def read_dicom_geometry(source: ImageSource) -> Geometry:
-    """Read the geometry of one volume without its voxels: from the headers, with the sizes of the files checked."""
+    """Read the geometry of one volume from the headers, and check the sizes of the files.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the objects do not form one volume, or a file is damaged.
+    """
     with disable_value_validation():
         return _identified_geometry(_select_series(source))
 
@@ -83,9 +89,9 @@ def is_one_study(folders: Iterable[Path]) -> bool:
 
 
 def _first_headers(folders: Iterable[Path]) -> list[DicomHeader | None]:
-    """Return the header of the first object of each folder; ``None`` if it cannot be read.
+    """Return the header of the first object of each folder; ``None`` if the object cannot be read.
 
-    Reading the case later gives the error.
+    Reading the case later raises the error.
     """
     headers: list[DicomHeader | None] = []
     for folder in folders:

@@ -38,13 +38,13 @@ class Series:
     Attributes
     ----------
     patient_id, study_uid, uid : str
-        Together they identify the series. The number of the patient is not written to any file or message.
+        Identifiers of the series. ``patient_id`` is not written to any file or message.
     number, description, modality : str
         As stated by the first object; empty if not stated.
     headers : tuple of DicomHeader
-        One per object, without repetitions.
+        One header per object, without repetitions.
     frames : tuple of Frame
-        All frames of the objects; empty if they cannot be understood.
+        All frames of the objects; empty if the frames cannot be understood.
     rows, columns : int
     layout : Layout or None
         Order and geometry if the frames form one volume.
@@ -53,7 +53,7 @@ class Series:
     error : DetSeg3DError or None
         Error of a damaged object of this series.
     is_localizer, is_derived : bool
-        Whether ImageType states it. Such a series is chosen only if there is no other candidate.
+        True if ImageType states ``LOCALIZER`` or ``DERIVED``. Such a series is chosen only without other candidates.
     """
 
     patient_id: str
@@ -74,17 +74,17 @@ class Series:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the series is one volume."""
+        """True if the series is one volume."""
         return self.layout is not None and self.error is None
 
     @property
     def is_broken(self) -> bool:
-        """Whether the series should be a volume but is damaged or incomplete."""
+        """True if the series should be a volume but is damaged or incomplete."""
         return self.error is not None or (self.refusal is not None and self.refusal.is_broken)
 
     @property
     def status(self) -> str:
-        """Short text that states whether the series can be read, or the reason why not."""
+        """Short text for the table of series: ``can be read``, or a reason against the series."""
         if self.error is not None:
             return f"damaged file {self.error.file.name}" if self.error.file is not None else "damaged"
         if self.refusal is not None:
@@ -96,7 +96,7 @@ class Series:
         return "derived from other images" if self.is_derived else "can be read"
 
     def failure(self, folder: Path, table: str) -> DetSeg3DError:
-        """Return the error that states why this series cannot be read, with the table of the series of the folder."""
+        """Return the error for a series that cannot be read. The message ends with ``table``."""
         if self.error is not None:
             return DetSeg3DError(
                 f"{self.error.problem}\n{table}",
@@ -144,7 +144,7 @@ class DicomFolder:
 
 
 def describe_folder(folder: Path, headers: Sequence[DicomHeader], other_file_count: int = 0) -> DicomFolder:
-    """Group DICOM objects into series and find out which of them are volumes.
+    """Group DICOM objects into series, and find the series that are volumes.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def _kind_without_image(header: DicomHeader) -> str | None:
         return modality or name
     if not header.text("SeriesInstanceUID"):
         raise damaged(header.path, "it ends before its pixels")
-    return None  # its series is known, so other series can still be chosen
+    return None  # the series of the object is known, so another series can still be chosen
 
 
 def _stated_in_meta(header: DicomHeader) -> str:
@@ -208,7 +208,7 @@ def _stated_in_meta(header: DicomHeader) -> str:
 
 
 def _series(patient: str, study: str, uid: str, members: Sequence[DicomHeader]) -> tuple[Series, int, int]:
-    """Return the series of these objects, the number of repeated files, and of localizer images left out."""
+    """Return the series of these objects, the number of repeated files, and the number of omitted localizer images."""
     first = members[0]
     blank = Series(
         patient_id=patient,
@@ -288,7 +288,7 @@ def _colour_refusal(header: DicomHeader) -> Refusal:
 def _size_refusal(sizes: str) -> Refusal:
     return Refusal(
         "images of several sizes",
-        "the images of the DICOM series differ in size: they are not of one volume",
+        "the images of the DICOM series differ in size, so they do not form one volume",
         f"{sizes} columns × rows",
         "one number of rows and columns",
         "remove the images that do not belong to the series, or export it again",
@@ -327,16 +327,21 @@ def _as_number(text: str) -> tuple[int, str]:
 def choose_series(content: DicomFolder, choice: str | None = None) -> Series:
     """Return the series to read.
 
-    ``choice`` is a SeriesInstanceUID, SeriesNumber or SeriesDescription (upper and lower case are equal). Without it,
-    the only series that can be read is chosen. Series that are not volumes, for example time series or images without
-    positions, are not candidates. Localizers, derived images, single slices and RT doses are candidates only if there
-    is no other series. A damaged or incomplete volume stays a candidate: it is never silently replaced by another
-    series.
+    Without ``choice``, the only series that can be read is chosen. Series that are not volumes, for example time series
+    or images without positions, are not candidates. Localizers, derived images, single slices and RT doses are
+    candidates only if the folder holds no other series. A damaged or incomplete volume stays a candidate, so another
+    series never replaces it silently.
+
+    Parameters
+    ----------
+    content : DicomFolder
+    choice : str, optional
+        SeriesInstanceUID, SeriesNumber or SeriesDescription. Upper and lower case of a description are equal.
 
     Raises
     ------
     DetSeg3DError
-        If there is not exactly one candidate, or the chosen series is not a volume. The message lists all series.
+        If the number of candidates is not one, or the chosen series is not a volume. The message lists all series.
     """
     table = series_table(content)
     if not content.series:
@@ -379,11 +384,11 @@ def _series_by_choice(content: DicomFolder, choice: str, table: str) -> Series:
                 remedy="give the SeriesInstanceUID with --series",
             )
     raise DetSeg3DError(
-        f"the folder holds no such DICOM series\n{table}",
+        f"no DICOM series of the folder matches this choice\n{table}",
         file=content.folder,
         value=choice,
         expected="the SeriesInstanceUID, number or description of a series of the table",
-        remedy="choose one with --series",
+        remedy="choose a series with --series",
     )
 
 
@@ -409,7 +414,7 @@ def _only_candidate(content: DicomFolder, table: str) -> Series:
         file=content.folder,
         value=f"{len(content.series)} series",
         expected="exactly one series that can be read",
-        remedy="choose one with --series UID, NUMBER or DESCRIPTION, or put it in a folder of its own",
+        remedy="choose a series with --series UID, NUMBER or DESCRIPTION, or move the series to a separate folder",
     )
 
 
@@ -431,7 +436,7 @@ def _log_choice(content: DicomFolder, chosen: Series, level: int) -> None:
     lossy = sum(_is_lossy(header) for header in chosen.headers)
     if lossy:
         logger.warning(
-            "%s: %d of %d image(s) were compressed with loss; their values differ from those of the scanner",
+            "%s: %d of %d image(s) were compressed with loss, so their values differ from the values of the scanner",
             content.folder,
             lossy,
             len(chosen.headers),
@@ -439,7 +444,7 @@ def _log_choice(content: DicomFolder, chosen: Series, level: int) -> None:
 
 
 def _is_lossy(header: DicomHeader) -> bool:
-    # JPEG baseline and extended, and JPEG-LS near-lossless, are always lossy. JPEG 2000 states it in an attribute.
+    # JPEG baseline and extended, and JPEG-LS near-lossless, are always lossy. JPEG 2000 states a loss in an attribute.
     syntax = str(header.transfer_syntax)
     always = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81)}
     return syntax in always or header.text("LossyImageCompression") == "01"

@@ -25,7 +25,7 @@ __all__ = ["suv_factor"]
 _GRAMS = 1000.0
 _MAX_WEIGHT_KG = 700.0  # a larger number is a weight in grams
 _MIN_DOSE_BQ = 1e5  # a smaller number is a dose in another unit, usually MBq
-_MAX_WAIT_SECONDS = 12 * 3600.0  # between injection and scan
+_MAX_WAIT_SECONDS = 12 * 3600.0  # longest time between injection and scan
 _PHILIPS_CREATOR = "Philips PET Private Group"
 _REMEDY = "export the PET series with these attributes, convert it to SUV with another program, or leave out SUV"
 
@@ -63,7 +63,10 @@ def _factor(header: DicomHeader, headers: Sequence[DicomHeader]) -> float:
         return _philips_factor(header)
     if units != "BQML":
         raise _refused(
-            header, "the unit of the PET series does not allow SUV", units or None, "Units BQML, GML or CNTS"
+            header,
+            "the unit of the PET series cannot be converted to SUV",
+            units or None,
+            "Units BQML, GML or CNTS",
         )
     return _needed(header, "PatientWeight", maximum=_MAX_WEIGHT_KG) * _GRAMS / _remaining_dose(header, headers)
 
@@ -82,7 +85,7 @@ def _philips_factor(header: DicomHeader) -> float:
             return factor
     raise _refused(
         header,
-        "the PET series is in counts and does not state their factor to SUV",
+        "the PET series is in counts and does not state the factor from counts to SUV",
         "Units CNTS",
         "the attribute (7053,1000) SUV Scale Factor of Philips, above 0",
     )
@@ -98,7 +101,7 @@ def _remaining_dose(header: DicomHeader, headers: Sequence[DicomHeader]) -> floa
         if corrections and needed not in corrections:
             raise _refused(
                 header,
-                "the PET series lacks a correction that SUV need",
+                "the PET series lacks a correction that the conversion to SUV needs",
                 sorted(corrections),
                 f"CorrectedImage {needed}",
             )
@@ -106,7 +109,7 @@ def _remaining_dose(header: DicomHeader, headers: Sequence[DicomHeader]) -> floa
     if len(sources) != 1:
         raise _refused(
             header,
-            "SUV need exactly one radiopharmaceutical",
+            "the conversion to SUV needs exactly one radiopharmaceutical",
             f"{len(sources)} items",
             "one item in RadiopharmaceuticalInformationSequence",
         )
@@ -118,7 +121,7 @@ def _remaining_dose(header: DicomHeader, headers: Sequence[DicomHeader]) -> floa
     if decay != "START":
         raise _refused(
             header,
-            "SUV need a decay correction to the start of the scan or to the injection",
+            "the conversion to SUV needs a decay correction to the start of the scan or to the injection",
             decay or None,
             "DecayCorrection START or ADMIN",
         )
@@ -134,7 +137,7 @@ def _needed(
     if value is None or not minimum < value <= maximum:
         limits = "a number above 0" if minimum == 0 else f"more than {minimum:g}"
         limits += f" and at most {maximum:g}" if maximum < 1e15 else ""
-        raise _refused(header, f"SUV need {keyword}", value, f"{keyword}, {limits}")
+        raise _refused(header, f"the conversion to SUV needs {keyword}", value, f"{keyword}, {limits}")
     return value
 
 
@@ -148,7 +151,7 @@ def _seconds_to_scan(header: DicomHeader, source: Dataset, headers: Sequence[Dic
         if time is None or not source.get("RadiopharmaceuticalStartTime"):
             raise _refused(
                 header,
-                "SUV need the time of the injection",
+                "the conversion to SUV needs the time of the injection",
                 None,
                 "RadiopharmaceuticalStartDateTime or RadiopharmaceuticalStartTime",
             )
@@ -183,7 +186,7 @@ def _scan_start(header: DicomHeader, headers: Sequence[DicomHeader]) -> dt.datet
         )
     raise _refused(
         header,
-        "SUV need the start of the scan",
+        "the conversion to SUV needs the start of the scan",
         None,
         "SeriesDate and SeriesTime, or AcquisitionDate and AcquisitionTime",
     )

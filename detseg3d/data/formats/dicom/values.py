@@ -39,14 +39,14 @@ def check_pixels(header: DicomHeader) -> None:
     Raises
     ------
     DetSeg3DError
-        If not. The message names the file.
+        If the form is not supported or the file is too short. The message names the file.
     """
     pixels = header.pixels
     if pixels is None:
         raise damaged(header.path, "it ends before its pixels")
     rows, columns = header.count("Rows", 0), header.count("Columns", 0)
     if rows == 0 or columns == 0:
-        raise damaged(header.path, f"an image of {rows}×{columns} pixels")
+        raise damaged(header.path, f"it states a size of {rows}×{columns} pixels")
     _check_form(header, pixels)
     _check_syntax(header)
     needed = _frame_bytes(header) * header.frame_count
@@ -55,7 +55,7 @@ def check_pixels(header: DicomHeader) -> None:
             raise damaged(header.path, "the length of the pixel data is not stated")
         return
     if header.transfer_syntax.is_encapsulated:
-        raise damaged(header.path, f"the pixel data is not encapsulated, which {header.transfer_syntax.name} needs")
+        raise damaged(header.path, f"the pixel data of {header.transfer_syntax.name} is not encapsulated")
     if pixels.length < needed:
         raise damaged(
             header.path,
@@ -124,14 +124,14 @@ def read_values(frames: Sequence[Frame], factor: float | None = None) -> Array:
     frames : sequence of Frame
         In the order of the slices, all of the same size.
     factor : float, optional
-        Multiplies the rescaled values (SUV).
+        Factor by which the rescaled values are multiplied, for SUV.
 
     Returns
     -------
     ndarray, shape ``(Z, Y, X)``
         float32 if a slope or intercept is not a whole number, the pixels are floating point, or ``factor`` is given.
-        Otherwise the integer type of the file if it can hold all values, or the first of int16, uint16, int32, uint32
-        and int64 that can.
+        Otherwise the integer type of the file, if this type can hold all values. Otherwise the first of int16, uint16,
+        int32, uint32 and int64 that can hold all values.
 
     Raises
     ------
@@ -209,7 +209,7 @@ def _integer_type(low: int, high: int) -> np.dtype[Any]:
 
 
 def _compact(volume: Array, stored_types: set[np.dtype[Any]]) -> Array:
-    """Return the volume in the stored type if that can hold all values, else in the smallest type that can."""
+    """Convert the volume to the stored type or, if this type cannot hold all values, to the smallest type that can."""
     if volume.dtype.kind == "f":
         return volume
     low, high = int(volume.min()), int(volume.max())
@@ -268,7 +268,7 @@ def _native(header: DicomHeader, indices: Sequence[int]) -> Iterator[tuple[Array
         _check_excess(header, pixels, handle, size * header.frame_count)
         for index in indices:
             handle.seek(pixels.offset + index * size)
-            # Pairs of bytes are swapped as 16-bit words, so a frame of odd size shares a word with the next one.
+            # Pairs of bytes are swapped as 16-bit words, so a frame of odd size shares a word with the next frame.
             if pixels.is_byte_swapped and dtype.itemsize == 1:
                 data = _swapped(handle, pixels.offset, index * size, size)
             else:
@@ -297,7 +297,7 @@ def _pixel_source(header: DicomHeader, pixels: PixelElement, needed: int) -> Any
 
 
 def _check_excess(header: DicomHeader, pixels: PixelElement, handle: Any, needed: int) -> None:
-    """Raise if the pixel data is longer than needed, unless the excess is zeros and shorter than a frame (padding)."""
+    """Raise an error if the pixel data is longer than needed. Zeros that are shorter than a frame are padding."""
     excess = (pixels.length or 0) - needed
     if excess <= 1:
         return

@@ -19,8 +19,8 @@ from detseg3d.data.formats.dicom.frames import ACQUISITION_TOLERANCE, Frame
 __all__ = ["Layout", "Refusal", "lay_out"]
 
 
-# A tenth of the gap between slices. Scanners round positions, and an error of this size does not move a lesion to
-# another slice. One missing slice of four would move the others by a quarter.
+# Largest error of the position of a slice, as a fraction of the gap between slices. Scanners round positions, and an
+# error of a tenth does not move a lesion to another slice. A missing slice causes a larger error.
 GAP_TOLERANCE = 0.1
 # If every single gap is within the tolerance, small errors may add up to half a gap.
 _DRIFT_TOLERANCE = 0.5
@@ -59,7 +59,7 @@ class Refusal:
     problem, value, expected, remedy : str
         Fields of the error message; ``value`` may be ``None``.
     is_broken : bool
-        Whether the series should be a volume but is damaged or incomplete. Otherwise it is another kind of data.
+        True if the series should be a volume but is damaged or incomplete, false if the data are not a volume.
     """
 
     reason: str
@@ -141,7 +141,7 @@ def _without_place(frames: Sequence[Frame]) -> Refusal | None:
         f"{_describe_modality(modality, frames[0].header.image_type())}: no positions",
         f"the images of the DICOM series do not state their position in the patient ({modality})",
         f"{without} of {len(frames)} frames without ImagePositionPatient or ImageOrientationPatient",
-        "slices with positions, as CT, MR and PET have them",
+        "slices with positions, as in CT, MR and PET",
         "give the original series; secondary captures, projections and ultrasound have no positions",
         is_broken=without < len(frames),
     )
@@ -164,7 +164,7 @@ def _several_orientations(frames: Sequence[Frame]) -> Refusal | None:
     if max(abs(error) for error in errors) > _COSINE_TOLERANCE:
         return Refusal(
             "rows and columns not at right angles",
-            "the orientation of the DICOM series is not two unit vectors at right angles",
+            "the orientation of the DICOM series does not consist of two unit vectors at right angles",
             f"ImageOrientationPatient {_listing(first)}",
             "direction cosines of rows and columns",
             _EXPORT_AGAIN,
@@ -177,7 +177,7 @@ def _several_orientations(frames: Sequence[Frame]) -> Refusal | None:
     distinct = np.unique(np.round(orientations, 2), axis=0)
     planes = sorted({_plane(orientation) for orientation in distinct})
     return Refusal(
-        f"slices of {len(distinct)} orientations, as of a localizer or a rotation",
+        f"slices of {len(distinct)} orientations, as in a localizer or a rotation",
         "the slices of the DICOM series are not parallel: it is a localizer, a rotation or a mixture",
         f"{len(distinct)} orientations ({', '.join(planes)})",
         "parallel slices",
@@ -216,7 +216,7 @@ def _several_spacings(frames: Sequence[Frame]) -> Refusal | None:
 def _mixture(attribute: str, values: str) -> Refusal:
     return Refusal(
         f"a mixture: {attribute} differs",
-        f"the slices of the DICOM series differ in {attribute}: they are not of one volume",
+        f"the slices of the DICOM series differ in {attribute}, so they do not form one volume",
         values,
         f"one {attribute}",
         "separate the images that belong together, for instance with dcm2niix, and give one of the volumes",
@@ -261,10 +261,10 @@ def _repeated_places(frames: Sequence[Frame], along: FloatArray, order: npt.NDAr
     irregular = f"{min(counts)} to {most} frames at each of {len(groups)} positions"
     return Refusal(
         f"{most} volumes in one series: {kind}",
-        f"the DICOM series holds several volumes, such as time points, echoes or b-values; they differ in {kind}",
+        f"the DICOM series holds several volumes (time points, echoes, b-values …), which differ in {kind}",
         regular if len(counts) == 1 else irregular,
         _ONE_VOLUME,
-        "separate the volumes, for instance with dcm2niix, and give the one that the model was trained for",
+        "separate the volumes, for instance with dcm2niix, and give the volume that the model was trained for",
         is_broken=False,
     )
 
@@ -281,7 +281,8 @@ def _differing(frames: Sequence[Frame], groups: Sequence[Sequence[int]]) -> list
             names += [name for name, found in values.items() if len(found) > 1 and name not in names]
         if names:
             break
-    # Times and numbers of acquisitions follow from the values that were varied, so they are named only alone.
+    # The times and the numbers of the acquisitions follow from the values that were varied. They are named only if
+    # nothing else differs.
     named = [name for name in names if name not in ("content time", "acquisition time", "acquisition number")]
     return named or names
 
@@ -359,7 +360,7 @@ def _tilted(frames: Sequence[Frame], places: FloatArray, direction: FloatArray, 
 
 
 def _slice_spacing(frames: Sequence[Frame], along: FloatArray) -> float | None:
-    """Return the distance between slices as a decimal number; ``None`` for a single slice that does not state it."""
+    """Return the distance between slices as a decimal number; ``None`` for a single slice of unknown thickness."""
     stated = [abs(value) for value in (frames[0].spacing_between, frames[0].thickness) if value]
     if len(along) == 1:
         return stated[0] if stated else None
