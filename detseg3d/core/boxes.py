@@ -2,7 +2,7 @@
 
 Voxel ``i`` covers ``[i, i + 1)``, so a one-voxel lesion has size 1 and the centre of voxel ``i`` lies at ``i + 0.5``.
 Every function takes and returns arrays of shape ``(N, 6)`` (or ``(N, 3)`` for centres and sizes) and keeps the dtype of
-floating-point input; integers become float32. World coordinates live in :mod:`detseg3d.core.geometry`.
+floating-point input; integers become float32. :mod:`detseg3d.core.geometry` converts to world coordinates.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def box_slices(box: Sequence[float] | npt.NDArray[Any]) -> tuple[slice, slice, s
     Parameters
     ----------
     box : 6 numbers
-        One box ``z0 y0 x0 z1 y1 x1`` whose edges are whole numbers of voxels.
+        One box ``z0 y0 x0 z1 y1 x1``. The edges must be whole numbers of voxels.
 
     Examples
     --------
@@ -137,6 +137,11 @@ def boxes_from_instances(instances: npt.NDArray[np.integer[Any]]) -> tuple[npt.N
         Numbers of the lesions, ascending.
     boxes : ndarray of float32, shape ``(N, 6)``
         Half-open boxes in voxel edges: a lesion of one voxel has size 1.
+
+    Raises
+    ------
+    ValueError
+        If ``instances`` does not have three axes.
 
     Examples
     --------

@@ -1,7 +1,7 @@
 """Position of voxels in the patient, and conversion to and from millimetres.
 
 Array axes are ``(z, y, x)``. In memory they are canonical: they run towards Superior, Posterior and Left, as nearly as
-the scan allows (see :mod:`detseg3d.core.orientation`). A geometry remembers the order in which its file stores them.
+the scan allows (see :mod:`detseg3d.core.orientation`). A geometry also states the axis order of its file.
 World coordinates are ``(x, y, z)`` millimetres in the LPS system of DICOM and SimpleITK. Positions in an array are
 *voxel edges*: voxel ``i`` covers ``[i, i + 1)``, so its centre is ``i + 0.5``.
 """
@@ -37,7 +37,7 @@ _ORIGIN_FACTOR = 100.0
 
 
 def check_spacing(spacing: Sequence[float], case_id: str = "") -> None:
-    """Raise if the spacing along an axis is below a nanometre or above a kilometre.
+    """Raise an error if the spacing along an axis is below a nanometre or above a kilometre.
 
     Parameters
     ----------
@@ -88,21 +88,21 @@ class Geometry:
         Direction cosines, row-major, rows and columns ``(x, y, z)``, as in SimpleITK.
     affine : tuple of 16 floats, optional
         Only for a sheared grid, which spacing and direction cannot describe: the row-major 4×4 matrix from voxel index
-        ``(x, y, z)`` (centres, not edges) to mm LPS. Spacing and direction are then the nearest unsheared ones.
+        ``(x, y, z)`` (centres, not edges) to mm LPS. Spacing and direction then describe the nearest unsheared grid.
     native_header : (str, bytes), optional
         Format and header of the file from which this geometry was read. :mod:`detseg3d.data.images` uses them to write
         exactly the same geometry. Ignored in comparisons.
     stored : Geometry, optional
-        The geometry in the axis order of the file, with the header of the file, if that order is not canonical.
-        Ignored in comparisons.
+        The geometry in the axis order of the file, with the header of the file. ``None`` if the order of the file is
+        canonical. Ignored in comparisons.
     caveat : str, optional
         Reason to doubt the position, for example a file that states two positions. Messages about a difference quote
-        it. Ignored in comparisons.
+        the reason. Ignored in comparisons.
     dicom : tuple of DicomIdentity or None, optional
         DICOM series of each channel, ``None`` for a channel of another format; empty if no channel is DICOM. Ignored in
         comparisons.
     contradicted : bool, optional
-        Whether the file states two different positions. Ignored in comparisons.
+        True if the file states two different positions. Ignored in comparisons.
 
     Raises
     ------
@@ -194,9 +194,8 @@ class Geometry:
 
     def _in_order(self, order: StoredOrder) -> Geometry:
         """Return the geometry with its axes permuted and flipped by ``order``."""
-        columns = [
-            2 - axis for axis in reversed(order.permutation)
-        ]  # columns of the matrices, which have the axis order x, y, z
+        # The columns of the matrices have the axis order x, y, z.
+        columns = [2 - axis for axis in reversed(order.permutation)]
         signs = np.where(order.flipped[::-1], -1.0, 1.0)
         matrix, offset = self.index_to_world()
         last = np.array(self.shape[::-1], np.float64)[columns] - 1
@@ -236,7 +235,7 @@ class Geometry:
         return np.asarray(index @ matrix.T + offset, np.float64)
 
     def world_to_voxel_edges(self, points: npt.ArrayLike) -> FloatArray:
-        """Return the positions in the array of world coordinates; the inverse of :meth:`voxel_edges_to_world`.
+        """Return the array positions of world coordinates; the inverse of :meth:`voxel_edges_to_world`.
 
         Parameters
         ----------
@@ -255,9 +254,10 @@ class Geometry:
     def difference(self, other: Geometry, tolerance: float = DEFAULT_TOLERANCE) -> list[str]:
         """Describe the differences between two geometries.
 
-        Sizes must be equal. A spacing may differ by the fraction ``tolerance`` of itself, a direction cosine by
-        ``10 * tolerance`` and the origin by ``100 * tolerance`` of the smallest spacing. By default these are 0.01 %,
-        0.001 and a hundredth of a voxel: more than the rounding in file formats, and far too little to move a lesion.
+        Sizes must be equal. The relative difference of a spacing may reach ``tolerance``, the difference of a direction
+        cosine ``10 * tolerance``, and the difference of the origin ``100 * tolerance`` times the smallest spacing. The
+        default limits are 0.01 %, 0.001 and a hundredth of a voxel. They exceed the rounding in file formats and are
+        far too small to move a lesion.
 
         Parameters
         ----------
@@ -316,7 +316,7 @@ def _points(points: npt.ArrayLike) -> FloatArray:
 
 
 def _close(first: Any, second: Any, limit: float) -> bool:
-    # Written so that NaN is never close.
+    # The comparison is false for NaN, so NaN is never close.
     return bool(np.all(np.abs(np.asarray(first, np.float64) - np.asarray(second, np.float64)) <= limit))
 
 

@@ -1,7 +1,8 @@
 """Comparison of case names in different Unicode normal forms.
 
-Unicode has two forms of ``ü``: one character (NFC), or ``u`` followed by two dots above (NFD). macOS stores file names
-in NFD, most other systems in NFC. Two names that differ only in this form look the same and name the same case.
+Unicode has two forms of ``ü``: one character (NFC), or ``u`` followed by a character for the two dots (NFD). macOS
+stores file names in NFD, and most other systems store them in NFC. Two names that differ only in this form look the
+same and name the same case.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ def normal_name(name: str) -> str:
 
 
 def named_like(entries: Mapping[str, Value], names: Iterable[str]) -> dict[str, Value]:
-    r"""Rename entries to the names that differ from theirs only in the Unicode normal form.
+    r"""Rename each entry to the name in ``names`` that differs only in the Unicode normal form.
 
     Parameters
     ----------
     entries : dict
         Entries by name.
     names : iterable of str
-        Preferred spelling of the names. An entry that matches none of them keeps its name.
+        Names in the preferred spelling. An entry without a match keeps its name.
 
     Returns
     -------

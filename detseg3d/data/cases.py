@@ -22,7 +22,13 @@ __all__ = ["check_finite", "read_case", "source_digest"]
 
 
 def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Array, Array]:
-    """Read a training case: images and lesions.
+    """Read the images and the lesions of a training case.
+
+    Parameters
+    ----------
+    case : RawCase
+    dataset : RawDataset
+        The data set of the case.
 
     Returns
     -------
@@ -36,7 +42,7 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
     ------
     DetSeg3DError
         If a file is missing or unreadable, a spacing is below a nanometre or above a kilometre, a voxel is NaN or
-        infinite, the label does not fit, or there is not enough memory for it.
+        infinite, the label does not fit, or the memory is too small for the case.
     """
     if case.images[0].path.is_file():
         shape = read_geometry(case.images[0]).shape
@@ -64,7 +70,7 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
 
 def check_finite(images: Array, channel_names: Sequence[str]) -> None:
     """Raise a :class:`DetSeg3DError` that names the channels if a voxel of ``(C, Z, Y, X)`` is NaN or infinite."""
-    # The sum is NaN or infinite if a voxel is. Unlike a mask, it needs no memory.
+    # The sum is NaN or infinite if a voxel is NaN or infinite. A mask of such voxels would need memory.
     sums = [channel.sum(dtype=np.float64) for channel in images]
     bad = [name for name, total in zip(channel_names, sums, strict=True) if not np.isfinite(total)]
     if bad:
@@ -75,9 +81,9 @@ def check_finite(images: Array, channel_names: Sequence[str]) -> None:
 
 
 def source_digest(case: RawCase, instance_classes: InstanceClasses | None = None) -> str:
-    """Return a digest of the files of a case that changes if a file is replaced (16 hexadecimal digits).
+    """Return a digest of the files of a case, which changes if a file is replaced (16 hexadecimal digits).
 
-    It depends on the sizes and times of the files and on the classes of the lesions in an instance map.
+    The digest depends on the sizes and times of the files and on the classes of the lesions in an instance map.
     """
     entries: list[object] = []
     paths = [source.path for source in (*case.images, *([case.label] if case.label else []))]

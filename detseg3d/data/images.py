@@ -5,8 +5,8 @@ nearly as the axes of the file allow. The reader brings files in any axis order 
 flips. The writer restores the axis order of the file. A ``.npy`` file does not state a direction and is assumed to be
 in canonical order.
 
-A result that is written with the :class:`Geometry` of a scan in the same format has the same geometry as the scan *to
-the bit*. For this the header fields of the scan are copied, because computing them again would round them.
+A result that is written with the :class:`Geometry` of a scan in the same format has exactly the same geometry as the
+scan, bit for bit. For this purpose the header fields of the scan are copied. Computing them again would round them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ __all__ = [
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-# Interpolation leaves far larger errors, float16 and scaled integers smaller ones.
+# Largest difference of a label from a whole number. Interpolation causes far larger differences. Labels in float16 or
+# scaled integers have smaller differences.
 LABEL_TOLERANCE = 1e-3
 
 
@@ -110,7 +111,7 @@ def read_geometry(source: str | Path | ImageSource) -> Geometry:
     Raises
     ------
     DetSeg3DError
-        As :func:`read_image`. Damage of the voxels is not found.
+        For the same reasons as in :func:`read_image`. Damaged voxels are not detected.
     """
     source = ImageSource.of(source)
     path, kind = source.path, _kind(source)
@@ -156,7 +157,7 @@ def read_channels(sources: Sequence[str | Path | ImageSource]) -> tuple[npt.NDAr
     Parameters
     ----------
     sources : sequence of path or ImageSource
-        One per channel; see :func:`read_image`.
+        One image per channel; see :func:`read_image`.
 
     Returns
     -------
@@ -168,8 +169,10 @@ def read_channels(sources: Sequence[str | Path | ImageSource]) -> tuple[npt.NDAr
     Raises
     ------
     DetSeg3DError
-        If a channel cannot be read, or its geometry differs from that of the first channel by more than the tolerance
-        of :meth:`Geometry.difference`.
+        If a channel cannot be read, or the geometries of a channel and of the first channel differ by more than the
+        tolerance of :meth:`Geometry.difference`.
+    ValueError
+        If ``sources`` is empty.
     """
     if not sources:
         raise ValueError("a case needs at least one channel")
@@ -221,13 +224,14 @@ def read_label_array(
     Returns
     -------
     label : ndarray of int, shape ``(Z, Y, X)``
-        In canonical order and in the file's integer type; int32, or int64 where needed, for floating point.
+        In canonical order and in the integer type of the file. Floating-point labels become int32, or int64 if a value
+        does not fit into int32.
     geometry : Geometry
 
     Raises
     ------
     DetSeg3DError
-        As :func:`read_image`, or if a value is NaN, infinite or not a whole number.
+        For the same reasons as in :func:`read_image`, or if a value is NaN, infinite or not a whole number.
     """
     source = ImageSource.of(source)
     array, geometry = _read_any_label(source, names, beside)
@@ -236,7 +240,7 @@ def read_label_array(
     if array.dtype.kind in "iu":
         return array, geometry
     rounded = np.rint(array)
-    # "not (difference <= limit)" is true for NaN as well, and infinity minus infinity is NaN.
+    # "not (difference <= limit)" is also true for NaN, and infinity minus infinity is NaN.
     with np.errstate(invalid="ignore"):
         wrong = ~(np.abs(array - rounded) <= LABEL_TOLERANCE)
     if wrong.any():
@@ -274,14 +278,16 @@ def write_image(array: Array, geometry: Geometry, path: str | Path) -> None:
     array : ndarray, shape ``(Z, Y, X)``
         The formats have neither bool nor float16: bool is written as uint8 and float16 as float32.
     geometry : Geometry
-        Its shape must be that of the array. If ``geometry`` was read from a file, the new file has the axis order of
-        that file, and in the same format also the same geometry to the bit.
+        Geometry of the same shape. If ``geometry`` was read from a file, the new file has the axis order of that file.
+        If both files have the same format, their geometries are equal bit for bit.
     path : path
 
     Raises
     ------
     DetSeg3DError
         If the ending is unknown or the file cannot be written.
+    ValueError
+        If the shapes of array and geometry differ.
     """
     path = Path(path)
     if array.shape != geometry.shape:
@@ -309,7 +315,7 @@ def _kind(source: ImageSource) -> str:
     kind = _kind_of_path(source.path)
     if kind != "dicom" and source.series is not None:
         raise DetSeg3DError(
-            "a series can be chosen in a folder of DICOM files only",
+            "a series can be chosen only in a folder of DICOM files",
             file=source.path,
             value=source.series,
             remedy="leave out --series for images of other formats",

@@ -1,8 +1,10 @@
 """Classes of the lesions in instance maps.
 
-An instance map gives each lesion a number but no class. The classes are stated in one of three places: a file
-``CASE.json`` beside the label, as nnDetection writes it; the entry ``instance_classes`` of dataset.json; or a CSV table
-that this entry names.
+An instance map gives each lesion a number but no class. One of three places states the classes:
+
+- a file ``CASE.json`` beside the label, as in nnDetection;
+- the entry ``instance_classes`` of dataset.json;
+- a CSV table, if the entry ``instance_classes`` is the name of the table.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class InstanceClasses:
     values : tuple of int
         Label value of each class.
     from_zero : bool
-        A number counts the classes from 0, as in nnDetection. If false, a number is a label value of dataset.json.
+        True if the numbers of the classes begin with 0, as in nnDetection. If false, the number of a class is its label
+        value in dataset.json.
     file : Path
         The table or the dataset.json.
     table : dict of str to tuple, or None
@@ -67,7 +70,7 @@ class InstanceClasses:
         return label.parent / f"{strip_ending(label)}.json" if self.table is None else self.file
 
     def beside_maps(self) -> InstanceClasses:
-        """Return the same classes with a ``CASE.json`` beside each map as source, as ``detseg3d_predict`` writes it."""
+        """Return the same classes, with the ``CASE.json`` of ``detseg3d_predict`` beside each map as their source."""
         return replace(self, from_zero=True, table=None)
 
     def entries_of(self, case_id: str) -> tuple[tuple[str, str], ...]:
@@ -189,11 +192,11 @@ def parse_instance_classes(
     data : mapping
         Content of the dataset.json.
     labels : mapping
-        Its checked labels, including the background.
+        Checked labels of the data set, including the background.
     file : Path
         The dataset.json.
     instances : bool
-        Whether the labels are instance maps.
+        True if the labels are instance maps.
 
     Returns
     -------
@@ -203,7 +206,7 @@ def parse_instance_classes(
     Raises
     ------
     DetSeg3DError
-        If an entry is not valid or its table cannot be read.
+        If an entry is not valid or the CSV table cannot be read.
     """
     stated, start = data.get("instance_classes"), data.get("instance_classes_from")
     if start is not None and (isinstance(start, bool) or start not in (0, 1)):

@@ -61,7 +61,7 @@ def from_nibabel(image: Any) -> Image:
         raise DetSeg3DError(
             "the affine of the nibabel image is singular or not finite",
             value=np.asarray(image.affine).tolist(),
-            expected="a matrix that gives every voxel its position",
+            expected="a finite matrix that can be inverted",
         )
     geometry = stored.canonical()
     return Image(np.ascontiguousarray(geometry.stored_order.to_canonical(voxels.transpose(2, 1, 0))), geometry)

@@ -1,4 +1,4 @@
-"""Check of a whole raw data set that reports all problems together."""
+"""Check a whole raw data set, and report all problems together."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Problem:
     file : Path or None
     description : str
     stops : bool
-        Whether the problem prevents the use of the case. If false, the file can be used but may have another meaning
+        True if the problem prevents the use of the case. If false, the file can be used but may have another meaning
         than intended.
     """
 
@@ -100,7 +100,7 @@ def verify_dataset(dataset: RawDataset, run: Run = Run(), folds: int = 5) -> lis
     Returns
     -------
     list of Problem
-        Sorted by case; empty if there are no problems.
+        Sorted by case; empty if no problem was found.
     """
     rules = _Rules(
         schemes=tuple(channel_scheme(name) for name in dataset.channel_names),

@@ -1,7 +1,7 @@
-"""Hand on a trained model as one file, and install a model file that anybody may have made.
+"""Export a trained model as one file, and install a model file of any origin.
 
-A model is data and never code. A model that is handed on names no case: names of cases and patients, and the metrics of
-single cases, stay behind. A file that comes in becomes a model only after everything in it was checked.
+A model is data and never code. An exported model does not name any case: the names of cases and patients, and the
+metrics of single cases, are left out. A model file is installed only after all of its content was checked.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["export_model", "install_model"]
 
 INSTALLATION = "installation.json"
 _MAX_JSON_BYTES = 64 << 20
-# The entries of each file that are handed on. Other entries may name cases, patients and folders.
+# The entries of each file that are exported. Other entries may name cases, patients and folders.
 _SHARED_OF_DATASET = (
     *("name", "description", "reference", "licence", "license", "release", "channel_names", "modality", "labels"),
     *("file_ending", "instances", "default_spacing", "suv", "numTraining"),
@@ -60,7 +60,7 @@ class ExportedModel:
     description : ModelDescription
         Name and checksum.
     folds : tuple of str
-        Names of their folders: ``fold_0``, ``fold_1``, …
+        Names of the folders of the folds: ``fold_0``, ``fold_1``, …
     documents : tuple of str
         Names of the JSON documents in the file.
     """
@@ -80,9 +80,9 @@ def export_model(
     model_folder : path
         ``results/DatasetXXX_Name``.
     output : path
-        ``.safetensors``; an earlier file is replaced.
-    folds : sequence, optional
-        By default all trained folds; ``fold_all`` only if there are no others.
+        The model file, ``.safetensors``. An earlier file is replaced.
+    folds : sequence of str or int, optional
+        Names of the folds; by default all numbered folds, or ``all`` if no other fold was trained.
 
     Returns
     -------
@@ -121,14 +121,14 @@ def export_model(
 
 
 def _without_cases(file: Path, entries: Sequence[str]) -> dict[str, Any]:
-    """Return these entries of a JSON file."""
+    """Return the entries of a JSON file that may be exported; the fingerprint is returned without names of cases."""
     data = read_json(file)
     kept = {name: data[name] for name in entries if name in data}
     if file == ModelFolder(file.parent).fingerprint:
         kept["cases"] = {}
         summary = kept.get("summary")
         if isinstance(summary, dict) and isinstance(summary.get("cases_without_lesions"), list):
-            # The list names the cases. Only their number is handed on.
+            # The list names cases. Only the number of cases is exported.
             kept["summary"] = {**summary, "cases_without_lesions": len(summary["cases_without_lesions"])}
     return kept
 
@@ -146,21 +146,22 @@ def _json_text(file: Path, data: object) -> str:
 def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
     """Check that a folder holds a complete model.
 
-    The plans of all folds are within their limits and give the same network. The weights of each fold are compared with
-    this network before memory is taken, then loaded. (The weights of a custom network are not compared, because only
-    its code knows their shapes.) Each fold states the appearance of its training scans. The operating point belongs to
-    these weights. dataset.json, fingerprint and metrics have the expected content.
+    The plans of all folds must be within their limits and give the same network. The weights of each fold are compared
+    with this network before memory is allocated, and then loaded. The weights of a custom network are not compared,
+    because only the code of the network knows their shapes. Each fold must state the appearance of its training scans.
+    The operating point must belong to the weights. The content of dataset.json, fingerprint and metrics is checked too.
 
     Parameters
     ----------
     folder : Path
+        ``DatasetXXX_Name``.
     folds : sequence of str
-        Their names, such as ``"0"``.
+        Names of the folds, such as ``"0"``.
 
     Raises
     ------
     DetSeg3DError
-        For the first problem.
+        If a check fails. The error describes the first problem.
     """
     first: Plans | None = None
     model = ModelFolder(folder)
@@ -174,7 +175,7 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
                 file=fold.plans,
                 remedy=f"leave this fold out with -f, or train it with the plans of {model.fold(folds[0]).path.name}",
             )
-        # The shapes of a custom network are known only to its code, which is not run here.
+        # Only the code of a custom network knows the shapes of its weights. This code is not run here.
         if plans.training.network is None:
             check_weights(plans, fold.final_weights)
             load_weights(DetSeg3D(plans), fold.final_weights)
@@ -238,7 +239,8 @@ class InstalledModel:
     folds : tuple of str
         Names of the folds: ``0``, ``1``, …
     kept : Path or None
-        New place of the earlier model of this name; ``None`` if there was none, or if it was only another installation.
+        New folder of the earlier model of this name. ``None`` if the earlier model was an unchanged installation, or if
+        no earlier model existed.
     """
 
     folder: Path
@@ -247,7 +249,7 @@ class InstalledModel:
 
 
 class _Installation(BaseModel):
-    """Record of an installation, to tell later whether the model was worked on since."""
+    """Record of an installation, which later shows whether the model was changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -258,20 +260,20 @@ class _Installation(BaseModel):
 def install_model(
     file: str | Path, results: str | Path, name: str | None = None, overwrite: bool = False
 ) -> InstalledModel:
-    """Unpack a model file that anybody may have made, check all of it, and put the model among the results.
+    """Install a model file of any origin: unpack and check all of its content, and move the model to the results.
 
-    The model appears under its name as a whole or not at all, whenever the process is stopped.
+    Whenever the process is stopped, the folder of the model is either complete or absent.
 
     Parameters
     ----------
     file : path
-        From :func:`export_model`.
+        Model file, as :func:`export_model` writes it.
     results : path
         Folder of the results.
     name : str, optional
         ``DatasetXXX_Name``; by default the name that the file states.
     overwrite : bool, optional
-        Replace an earlier model of this name. If the earlier model was installed and not changed since, it is removed.
+        Replace an earlier model of this name. If the earlier model is an unchanged installation, it is removed.
         Otherwise it is kept as ``replaced_DatasetXXX_Name``.
 
     Raises
@@ -285,7 +287,7 @@ def install_model(
         check_model_name(name)
         _require_free(results / name, overwrite)
     _make_folder(results)
-    remove_stale(results)  # what a killed installation has left
+    remove_stale(results)  # removes the files of a killed installation
     temporary = temporary_beside(results / "model")
     try:
         temporary.mkdir()
@@ -311,7 +313,11 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DetSeg3DError(f"the folder cannot be made: {error.strerror or error}", file=folder) from error
+        raise DetSeg3DError(
+            f"the folder cannot be created: {error.strerror or error}",
+            file=folder,
+            remedy="check the permissions of the folder above it",
+        ) from error
 
 
 def _require_free(target: Path, overwrite: bool) -> None:
@@ -324,7 +330,7 @@ def _require_free(target: Path, overwrite: bool) -> None:
 
 
 def _check_unpacked(folder: Path, file: Path) -> list[str]:
-    """Check all of an unpacked model and return the names of its folds; errors name the model file."""
+    """Check the whole content of an unpacked model, and return the names of its folds. Errors name the model file."""
     try:
         folds = [fold.name for fold in ModelFolder(folder).folds()]
         check_model_folder(folder, folds)
@@ -335,7 +341,7 @@ def _check_unpacked(folder: Path, file: Path) -> list[str]:
             file=file,
             value=error.value,
             expected=error.expected,
-            remedy="ask its author for a file that detseg3d_export_model wrote",
+            remedy="ask the author of the model for a file that detseg3d_export_model wrote",
         ) from error
     return folds
 
@@ -365,7 +371,7 @@ def _unused(path: Path) -> Path:
 
 
 def _is_unchanged_installation(folder: Path) -> bool:
-    """Return whether a folder holds an installed model, no file of which was added, removed or changed since."""
+    """Return whether a folder holds an installed model without added, removed or changed files."""
     try:
         record = _Installation.model_validate(read_json(folder / INSTALLATION, _MAX_JSON_BYTES))
         return _digests(folder) == record.files
@@ -374,6 +380,6 @@ def _is_unchanged_installation(folder: Path) -> bool:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a folder but the record of its installation, by name."""
+    """Return the SHA-256 of every file of a folder by name, except the record of the installation."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
     return {name: weights_digest(path) for name, path in sorted(files.items()) if name != INSTALLATION}

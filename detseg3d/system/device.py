@@ -79,8 +79,8 @@ def has_fast_bfloat16() -> bool:
 
     The flags of the processor are not sufficient. If oneDNN is switched off or limited to older instructions
     (``ONEDNN_MAX_CPU_ISA``), bfloat16 is emulated, up to 100 times slower. A small product is computed to find out: the
-    bfloat16 instructions (AVX512-BF16, AMX) replace results below the smallest normal float32 by zero, whereas
-    emulations compute in float32 and keep such results.
+    bfloat16 instructions (AVX512-BF16, AMX) replace results below the smallest normal float32 by zero. Emulations
+    compute in float32 and keep such small results.
     """
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return False
@@ -95,7 +95,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def choose_precision(device: torch.device, wanted: Precision = Precision.AUTO) -> Precision:
-    """Return the precision that networks on a device use if ``wanted`` is requested; this changes nothing.
+    """Return the precision that networks on a device use if ``wanted`` is requested.
 
     ``AUTO`` means bfloat16 on CUDA devices from Ampere on and on CPUs with fast bfloat16 (:func:`has_fast_bfloat16`),
     float16 on older CUDA devices, and float32 on all others.
@@ -140,7 +140,8 @@ def _fastest_precision(device: torch.device) -> Precision:
 def compute_in(device: torch.device, wanted: Precision = Precision.AUTO) -> Precision:
     """Set the precision of networks on this type of device for the rest of this process.
 
-    It applies to training, validation and prediction. Emulated bfloat16 is allowed; a warning states how slow it is.
+    The precision applies to training, validation and prediction. Emulated bfloat16 is allowed, and a warning states its
+    speed.
 
     Parameters
     ----------
@@ -195,6 +196,6 @@ def _slowness(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Return a context of mixed precision on a device; without effect if networks there use float32."""
+    """Return a context of mixed precision on a device; without effect if networks on the device use float32."""
     dtype = autocast_dtype(device)
     return torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)

@@ -61,7 +61,7 @@ def read_json(path: str | Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     ------
     DetSeg3DError
         If the file is missing, unreadable, too large or not valid JSON; if it holds NaN, infinity, a number beyond 64
-        bits or a repeated key; if it is nested more than 100 levels deep; or if there is not enough memory to read it.
+        bits or a repeated key; if it is nested more than 100 levels deep; or if the memory is too small for the file.
     """
     path = Path(path)
     try:

@@ -24,9 +24,9 @@ Record = TypeVar("Record", bound="JsonRecord")
 class JsonRecord:
     """Mixin that gives a frozen dataclass ``to_json`` and ``from_json``.
 
-    The JSON object has an entry for each field and for each property named in ``JSON_PROPERTIES``. A reader of the file
-    so finds rates such as the recall next to the counts from which they follow. ``from_json`` reads the fields and
-    ignores all other entries. A field with ``metadata={"json": False}`` is not written; it needs a default value.
+    The JSON object has an entry for each field and for each property named in ``JSON_PROPERTIES``. The file can
+    therefore state rates, such as the recall, next to the counts. ``from_json`` reads the fields and ignores all other
+    entries. A field with ``metadata={"json": False}`` is not written and needs a default value.
 
     Examples
     --------

@@ -35,8 +35,8 @@ _OUT_OF_MEMORY = re.compile(
 def available_bytes(root: Path = Path("/")) -> int | None:
     """Return the memory that this process can still allocate.
 
-    It is the free memory and swap, reduced by the limits of the control groups and of the address space
-    (``ulimit -v``). The address space counts all memory that the process has reserved, even if it was released since.
+    The result is the smallest of three amounts: free memory and swap, the rest of the limit of each control group, and
+    the rest of the limit of the address space (``ulimit -v``).
 
     Parameters
     ----------
@@ -58,7 +58,10 @@ def available_bytes(root: Path = Path("/")) -> int | None:
 
 
 def _free_addresses(root: Path) -> Iterator[int]:
-    """Yield the bytes that the limit of the address space leaves, if there is such a limit."""
+    """Yield the bytes that the address space can still grow, if its size is limited.
+
+    The address space counts all memory that the process has reserved, even if the memory is not used.
+    """
     if sys.platform == "win32":
         return
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -70,7 +73,7 @@ def _free_addresses(root: Path) -> Iterator[int]:
 
 
 def _free_in_groups(root: Path) -> Iterator[int]:
-    """Yield the bytes that each control group of this process leaves, from the innermost to the outermost."""
+    """Yield the bytes that each control group of this process may still use, from the innermost group outwards."""
     groups = []
     with suppress(OSError, ValueError):
         for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
@@ -83,7 +86,7 @@ def _free_in_groups(root: Path) -> Iterator[int]:
     for top, path, limit, used, reclaimable in groups:
         inner = top / path.lstrip("/")
         for folder in (inner, *inner.parents):
-            # In a container, the path may be that of the host, and the limits are those of the top folder. The value
+            # In a container, the path may be valid on the host only, and the top folder holds the limits. The value
             # "max" means no limit and raises a ValueError here.
             with suppress(OSError, ValueError, KeyError):
                 maximum = int((folder / limit).read_text(encoding="ascii"))
@@ -96,14 +99,14 @@ def _free_in_groups(root: Path) -> Iterator[int]:
 
 
 def require_memory(needed: float, subject: str, *, allowed_gb: float | None = None, remedy: str | None = None) -> None:
-    """Raise if a computation needs more memory than is available.
+    """Raise an error if a computation needs more memory than is available.
 
     Parameters
     ----------
     needed : float
-        Bytes.
+        Number of bytes.
     subject : str
-        What needs the memory, as the subject of the error message.
+        Object or activity that needs the memory; the subject of the error message.
     allowed_gb : float, optional
         Limit in GB (10⁹ bytes) that replaces the available memory.
     remedy : str, optional
@@ -137,7 +140,7 @@ def _trim_function() -> Callable[[int], int] | None:
 
 
 def release_freed_memory() -> bool:
-    """Return memory to the system that this process has freed but its C library still holds.
+    """Give freed memory, which the C library of this process still holds, back to the system.
 
     With blocks of many sizes, the C library keeps growing gaps between the blocks. A training on windows of 48³ voxels
     used 0.18 GB more after 120 steps than after 20 steps. With a call of this function every 20 steps, the memory did
@@ -146,7 +149,7 @@ def release_freed_memory() -> bool:
     Returns
     -------
     bool
-        Whether memory was returned. False if the C library does not offer the function.
+        True if memory was given back. False if the C library does not offer the function.
     """
     trim = _trim_function()
     return trim is not None and bool(trim(0))

@@ -1,4 +1,4 @@
-"""How a command runs on this machine: the number of worker processes and the progress bar."""
+"""Options for work on many cases: the number of worker processes and the progress bar."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Run:
     Parameters
     ----------
     processes : int
-        Worker processes. With 0, all cases run in the calling process, which needs the least memory.
+        Number of worker processes. With 0, all cases run in the calling process, which needs the least memory.
     show_progress : bool
         Show a progress bar if the standard error output is a terminal.
 

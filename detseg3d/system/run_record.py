@@ -1,8 +1,8 @@
 """Record of one run of a command: ``run.json`` and ``run.log`` beside its results.
 
-The record tells how results were made: command line, versions, machine, seed, digests of the inputs, times, peak memory
-and outcome. It contains neither environment variables nor the names of the user and of the machine. Several runs may
-write to the same folder, for example a training that is resumed. The record then keeps the earlier runs.
+The record states how results were made: command line, versions, machine, seed, digests of the inputs, times, peak
+memory and outcome. It contains neither environment variables nor the names of the user and of the machine. Several runs
+may write to the same folder, for example a training that is resumed. The record then keeps the earlier runs.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _LIBRARIES = ("detseg3d", "torch", "numpy")
 _MAX_WHOLE_BYTES = 4 << 20
 _BLOCK_BYTES = 64 << 10
 _MAX_PREVIOUS_RUNS = 100
-_CLOCK_SECONDS = 0.05  # times of files may lag behind the clock
+_CLOCK_SECONDS = 0.05  # the modification times of files may lag behind the clock
 _MAX_LOG_BYTES = 16 << 20  # a longer log of earlier runs is dropped
 
 
 class ExitState(Enum):
-    """How a run ended.
+    """Outcome of a run.
 
     Attributes
     ----------
@@ -118,7 +118,7 @@ class RunRecord:
         ISO 8601, in UTC.
     wall_seconds : float
     cpu_seconds : float
-        Of the process and of its finished worker processes.
+        Processor time of the process and of its finished worker processes.
     peak_memory_bytes : int or None
         Highest memory of the process.
     worker_peak_memory_bytes : int or None
@@ -195,7 +195,8 @@ class RunRecorder:
 def recorded_run(command: Sequence[str], target: Callable[[], RunTarget | None]) -> Iterator[RunRecorder]:
     """Write ``run.json`` and ``run.log`` at the end of the context, also after an error or a signal.
 
-    A record that cannot be written is a warning: it must not hide the outcome of the command.
+    A record that cannot be written causes a warning, not an error, because an error would hide the outcome of the
+    command.
 
     Parameters
     ----------
@@ -247,7 +248,7 @@ def recorded_run(command: Sequence[str], target: Callable[[], RunTarget | None])
                 write_text(_previous_log(log) + lines.text(), log)
                 write_json(record.to_json(), file)
         except Exception as error:  # the record must not hide the outcome of the command
-            # If the command failed, its folders may not exist, and its own error says why.
+            # If the command failed, its folders may not exist, and the error of the command gives the reason.
             level = logging.DEBUG if recorder.error is not None else logging.WARNING
             logger.log(level, "the record of this run cannot be written: %s", error)
 
@@ -271,13 +272,14 @@ class _LogLines(logging.Handler):
 def digest_of_files(paths: Sequence[Path], newest: float = math.inf) -> str:
     """Return a digest of the names, sizes and contents of files.
 
-    Of files above 4 MiB only the beginning, the middle and the end are read, so that large data sets take seconds. The
-    digest tells whether other inputs were used. It does not protect against manipulation.
+    Only the beginning, the middle and the end of a file above 4 MiB are read, so that large data sets take seconds. A
+    different digest shows that other inputs were used. The digest does not protect against manipulation.
 
     Parameters
     ----------
     paths : sequence of Path
-        Files, or folders whose files count with their relative names. Missing files are left out.
+        Files, or folders. The files of a folder count with their names relative to the folder. Missing files are left
+        out.
     newest : float, optional
         Files changed after this time (seconds since 1970) are left out, for example results of the same run.
 
@@ -329,7 +331,7 @@ def _previous_records(file: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def _previous_log(file: Path) -> str:
-    """Return the text of an existing log, unless it is too long."""
+    """Return the text of an existing log; empty if the log is missing or too long."""
     try:
         return read_bounded(file, _MAX_LOG_BYTES).decode("utf-8", "replace")
     except (OSError, DetSeg3DError):

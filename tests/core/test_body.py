@@ -52,7 +52,7 @@ def test_noise_in_the_corners_is_not_padding() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])
-def test_constant_image_counts_whole(value: float) -> None:
+def test_a_constant_image_is_body_everywhere(value: float) -> None:
     images = np.full((2, 3, 4, 5), value)
     assert body_mask(images) is None
     assert body_box(images) == (0, 0, 0, 3, 4, 5)
@@ -101,7 +101,7 @@ def test_air_is_found_for_any_offset_of_the_intensities(offset: float) -> None:
     assert np.array_equal(tissue, channel == 100)
 
 
-def test_a_body_without_air_is_whole() -> None:
+def test_a_body_without_air_keeps_all_voxels() -> None:
     channel, mask = np.random.default_rng(0).normal(0, 1, (20, 20, 20)), np.ones((20, 20, 20), bool)
     assert tissue_mask(channel, mask) is mask
 
@@ -132,5 +132,5 @@ def test_outliers_lie_outside_the_plausible_range(value: float) -> None:
     assert not low <= value <= high
 
 
-def test_of_equal_values_nothing_is_an_outlier() -> None:
+def test_equal_values_have_no_outliers() -> None:
     assert plausible_range(np.full(100, 3.0)) == (-np.inf, np.inf)

@@ -20,17 +20,17 @@ def integer_boxes(draw: st.DrawFn, count: int = 4) -> np.ndarray:
 
 
 def voxels(box: np.ndarray) -> set[tuple[int, int, int]]:
-    """Oracle: the voxels that a half-open integer box covers, one by one."""
+    """Return the set of the voxels that a half-open integer box covers, as an oracle."""
     z0, y0, x0, z1, y1, x1 = (int(edge) for edge in box)
     return {(z, y, x) for z in range(z0, z1) for y in range(y0, y1) for x in range(x0, x1)}
 
 
-def test_as_boxes_makes_float32_of_integers_and_keeps_float64() -> None:
+def test_as_boxes_converts_integers_to_float32_and_keeps_float64() -> None:
     assert bx.as_boxes([[0, 0, 0, 1, 1, 1]]).dtype == np.float32
     assert bx.as_boxes(np.zeros((1, 6), np.float64)).dtype == np.float64
 
 
-def test_as_boxes_of_nothing_has_six_columns() -> None:
+def test_as_boxes_of_an_empty_list_has_six_columns() -> None:
     assert bx.as_boxes([]).shape == (0, 6)
     assert bx.as_boxes(np.zeros((0, 6), np.float32)).shape == (0, 6)
 
@@ -56,7 +56,7 @@ def test_center_of_one_voxel_is_half_a_voxel_from_its_edge() -> None:
 
 
 @given(integer_boxes())
-def test_centers_and_sizes_make_the_box_again(boxes: np.ndarray) -> None:
+def test_centers_and_sizes_restore_the_box(boxes: np.ndarray) -> None:
     again = bx.boxes_from_centers_and_sizes(bx.box_centers(boxes), bx.box_sizes(boxes))
     np.testing.assert_array_equal(again, bx.as_boxes(boxes))
 

@@ -16,7 +16,7 @@ from detseg3d.core.components import (
 
 @settings(deadline=None, max_examples=60)
 @given(hnp.arrays(np.uint8, (4, 5, 4), elements=st.sampled_from([0, 0, 0, 1, 3, 9])))
-def test_components_are_those_of_scipy_class_by_class(label: np.ndarray) -> None:
+def test_components_of_each_class_agree_with_scipy(label: np.ndarray) -> None:
     instances, classes = instances_from_semantic(label, (3, 1))
     assert instances.dtype == np.int32
     expected_count = 0

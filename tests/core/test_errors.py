@@ -10,7 +10,7 @@ def test_message_with_the_problem_alone_is_the_problem() -> None:
     assert str(DetSeg3DError("nothing works")) == "nothing works"
 
 
-def test_message_names_file_value_expectation_and_remedy_on_lines_of_their_own() -> None:
+def test_message_names_file_value_expectation_and_remedy_on_separate_lines() -> None:
     error = DetSeg3DError("bad fold", file="a/b.json", value="7", expected="0 to 4", remedy="choose another")
     assert str(error).splitlines() == [
         "bad fold",
@@ -26,7 +26,7 @@ def test_falsy_values_are_reported() -> None:
     assert "found:    ''" in str(DetSeg3DError("bad", value=""))
 
 
-def test_parts_are_attributes() -> None:
+def test_the_parts_of_the_message_are_attributes() -> None:
     error = DetSeg3DError("bad", file="x.txt", remedy="mend")
     assert (error.problem, error.file, error.value, error.expected, error.remedy) == (
         "bad",
@@ -44,7 +44,7 @@ def test_survives_pickling_so_that_workers_can_report_it() -> None:
     assert (copy.problem, copy.file, copy.value) == ("bad", Path("x.txt"), 3)
 
 
-def test_a_value_that_fills_pages_is_cut() -> None:
+def test_a_very_long_value_is_shortened() -> None:
     error = DetSeg3DError("too many", value=list(range(1_000_000)))
     assert len(str(error)) < 3000 and "7888890 characters" in str(error)
     assert len(error.value) == 1_000_000

@@ -80,7 +80,7 @@ def test_impossible_spacing_is_refused(spacing: tuple[float, float, float]) -> N
 
 @pytest.mark.parametrize("name", ["origin", "direction", "affine"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_place_that_is_not_finite_is_refused(name: str, value: float) -> None:
+def test_a_position_that_is_not_finite_is_refused(name: str, value: float) -> None:
     count = {"origin": 3, "direction": 9, "affine": 16}[name]
     with pytest.raises(ValueError, match=f"{name} must be finite"):
         Geometry((1, 1, 1), **{name: (0.5,) * (count - 1) + (value,)})
@@ -98,7 +98,7 @@ BASE = oblique((0, 0, 20), (3.0, 0.5, 0.5), (-1020.5, 99.25, 7.0))
 
 
 @pytest.mark.parametrize("offset", [1e-8, 1e-6, 1e-5])
-def test_rounding_passes(offset: float) -> None:
+def test_differences_by_rounding_are_accepted(offset: float) -> None:
     # nnU-Net rejected data sets for differences of 1e-8.
     other = Geometry(
         BASE.shape,
@@ -109,7 +109,7 @@ def test_rounding_passes(offset: float) -> None:
     assert BASE.difference(other) == []
 
 
-def test_origin_and_direction_stored_in_single_precision_pass() -> None:
+def test_origin_and_direction_stored_in_single_precision_are_accepted() -> None:
     single = [tuple(float(np.float32(v)) for v in values) for values in (BASE.origin, BASE.direction)]
     assert BASE.difference(Geometry(BASE.shape, BASE.spacing, *single)) == []  # type: ignore[arg-type]
 

@@ -19,7 +19,7 @@ SHAPE = (24, 30, 28)
 
 
 def scan(seed: int = 0, kind: str = "air") -> np.ndarray:
-    """A body of mean 150 and deviation 40 in air of noise, in constant padding, or without surroundings."""
+    """A body of mean 150 and standard deviation 40, in noisy air, in constant padding, or without surroundings."""
     random = np.random.default_rng(seed)
     body = random.normal(150, 40, SHAPE)
     surroundings = {"air": np.abs(random.normal(0, 3, SHAPE)), "padding": np.zeros(SHAPE), "none": body}[kind]
@@ -71,7 +71,7 @@ def test_a_spread_of_five_units_around_thirty_thousand_is_kept() -> None:
     ids=["hot", "cold", "one hot voxel", "one of the type's least value", "saturated", "absurd"],
 )
 @pytest.mark.parametrize("kind", ["air", "padding", "none"])
-def test_outliers_change_the_body_hardly(kind: str, voxels: int, value: float) -> None:
+def test_outliers_hardly_change_the_body(kind: str, voxels: int, value: float) -> None:
     channel = scan(2, kind)
     spoilt = channel.copy()
     inside = np.ravel_multi_index(np.indices(SHAPE)[:, 6:18, 8:22, 8:22].reshape(3, -1), SHAPE)
@@ -124,7 +124,7 @@ def test_a_scale_is_applied_plane_by_plane_in_double_precision() -> None:
 
 
 @pytest.mark.parametrize(("name", "scheme"), [("CT", "ct"), (" ct ", "ct"), ("noNorm", "none"), ("CTA", "zscore")])
-def test_the_whole_name_tells_how_a_channel_is_normalised(name: str, scheme: str) -> None:
+def test_the_whole_name_of_a_channel_decides_its_normalisation(name: str, scheme: str) -> None:
     assert channel_scheme(name) == scheme
 
 
@@ -154,13 +154,13 @@ def test_a_binary_scan_is_constant_outside_the_padding() -> None:
     assert "outside the padding" in str(degeneration_of_scan(channel, "zscore"))
 
 
-def test_of_a_ct_only_a_constant_scan_is_degenerate_before_there_are_plans() -> None:
+def test_without_plans_only_a_constant_ct_is_degenerate() -> None:
     assert degeneration_of_scan(np.full(SHAPE, -1000.0), "ct") is not None
     assert degeneration_of_scan(scan() * 1e-9, "ct") is None
     assert degeneration_of_scan(scan() * 1e-9, "none") is not None
 
 
-def test_an_image_that_is_the_label_in_another_form_is_known() -> None:
+def test_an_image_that_is_the_label_in_another_form_is_recognised() -> None:
     label = np.zeros(SHAPE, np.int32)
     label[3:5, 4:8, 4:8], label[10:12, 4:8, 4:8] = 1, 2
     assert is_image_of_label(label * 50.0, label)

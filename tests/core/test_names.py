@@ -12,7 +12,7 @@ from detseg3d.core.names import named_like, normal_name
 
 
 @given(st.text())
-def test_all_normal_forms_of_a_name_are_one(name: str) -> None:
+def test_all_normal_forms_of_a_name_become_equal(name: str) -> None:
     composed, decomposed = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
     assert normal_name(composed) == normal_name(decomposed) == normal_name(name)
 
@@ -23,7 +23,7 @@ def test_a_name_that_is_not_utf_8_stays_unchanged() -> None:
     assert named_like({name: 1}, [name]) == {name: 1}
 
 
-def test_entries_get_the_names_that_are_wanted_and_others_keep_theirs() -> None:
+def test_matching_entries_get_the_preferred_names_and_others_keep_their_names() -> None:
     found = {"u\u0308": 1, "a": 2, "\u00e9": 3}
     assert named_like(found, ["\u00fc", "e\u0301", "b"]) == {"\u00fc": 1, "a": 2, "e\u0301": 3}
 

@@ -37,7 +37,7 @@ def crowd(random: np.random.Generator, count: int, extent: float, largest: float
 
 @settings(max_examples=60, deadline=None)
 @given(seeds)
-def test_neighbours_are_boxes_whose_voxels_are_at_most_one_apart(seed: int) -> None:
+def test_boxes_with_voxels_at_most_one_apart_are_neighbours(seed: int) -> None:
     random = np.random.default_rng(seed)
     low = random.integers(0, 12, (5, 3)) / 2
     boxes = np.concatenate([low, low + random.integers(1, 5, (5, 3)) / 2], axis=1)
@@ -46,7 +46,7 @@ def test_neighbours_are_boxes_whose_voxels_are_at_most_one_apart(seed: int) -> N
 
 @settings(max_examples=60, deadline=None)
 @given(seeds, st.integers(0, 60), st.sampled_from([5.0, 40.0, 200.0]), st.sampled_from([3.0, 30.0]))
-def test_groups_and_owners_are_those_of_comparing_all_pairs(
+def test_groups_and_owners_agree_with_a_comparison_of_all_pairs(
     seed: int, count: int, extent: float, largest: float
 ) -> None:
     random = np.random.default_rng(seed)
@@ -92,7 +92,7 @@ def test_memory_does_not_grow_with_the_square_of_the_boxes(extent: float) -> Non
 # -- Groups of some ----------------------------------------------------------------------------------------------------
 
 
-def test_groups_hang_together_through_their_members() -> None:
+def test_members_of_a_group_may_be_connected_through_other_members() -> None:
     dense = np.eye(5, dtype=bool)
     for a, b in ((0, 2), (2, 4)):
         dense[a, b] = dense[b, a] = True

@@ -15,7 +15,7 @@ def moved(z: float = 0, y: float = 0, x: float = 0) -> np.ndarray:
 
 
 def brute_force(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, distance: float, iou: float) -> list[int]:
-    """Suppress boxes greedily, one pair of boxes and one axis at a time."""
+    """Suppress boxes with a simple loop over pairs of boxes and axes."""
     kept: list[int] = []
     for candidate in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)):
         duplicate = False
@@ -55,7 +55,7 @@ def test_agrees_with_brute_force(sets: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @settings(max_examples=50, deadline=None)
 @given(box_sets())
-def test_a_second_pass_changes_nothing(sets: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_a_second_suppression_changes_nothing(sets: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
     boxes, scores, classes = sets
     kept = suppress(boxes, scores, classes, Suppression(distance=0.5, iou=0.3))
     again = suppress(boxes[kept], scores[kept], classes[kept], Suppression(distance=0.5, iou=0.3))

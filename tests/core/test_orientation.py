@@ -28,7 +28,7 @@ def stored_as(
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_axes_run_to_the_head_the_back_and_the_left(direction: tuple[float, ...]) -> None:
+def test_canonical_axes_run_towards_superior_posterior_and_left(direction: tuple[float, ...]) -> None:
     geometry = Geometry(SHAPE, (3.0, 2.0, 1.0), direction=direction)
     index = np.indices(geometry.shape).reshape(3, -1).T + 0.5
     world = geometry.voxel_edges_to_world(index).reshape(*geometry.shape, 3)
@@ -40,7 +40,7 @@ def test_axes_run_to_the_head_the_back_and_the_left(direction: tuple[float, ...]
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_volumes_boxes_and_slice_numbers_turn_together_and_back(direction: tuple[float, ...]) -> None:
+def test_volumes_boxes_and_slice_numbers_are_reordered_together_and_back(direction: tuple[float, ...]) -> None:
     volume = np.zeros(SHAPE, np.uint8)
     volume[1:3, 0:2, 4] = 1
     order = StoredOrder.of_direction(direction, volume.shape)
@@ -60,12 +60,12 @@ def test_volumes_boxes_and_slice_numbers_turn_together_and_back(direction: tuple
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_the_letters_of_the_axes_say_the_whole_order(direction: tuple[float, ...]) -> None:
+def test_the_letters_of_the_axes_identify_the_order(direction: tuple[float, ...]) -> None:
     order = StoredOrder.of_direction(direction, SHAPE)
     assert StoredOrder.from_axes(order.axes, SHAPE) == order
 
 
-def test_the_letters_of_some_axes_by_hand() -> None:
+def test_the_letters_of_axes_agree_with_examples_by_hand() -> None:
     assert StoredOrder.of_direction(IDENTITY_DIRECTION, SHAPE).axes == "SPL"
     # NIfTI's RAS: x towards Right, y towards Anterior.
     assert StoredOrder.of_direction((-1, 0, 0, 0, -1, 0, 0, 0, 1), SHAPE).axes == "SAR"
@@ -74,7 +74,7 @@ def test_the_letters_of_some_axes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("axes", ["", "SP", "SPP", "SPR?", "xyz", "SIL"])
-def test_letters_that_name_no_order_are_refused(axes: str) -> None:
+def test_letters_that_do_not_name_an_order_are_refused(axes: str) -> None:
     with pytest.raises(ValueError, match="three directions"):
         StoredOrder.from_axes(axes, SHAPE)
 
@@ -129,7 +129,7 @@ def test_the_nearest_axes_have_the_highest_sum_of_cosines() -> None:
         assert np.trace(np.reshape(canonical.direction, (3, 3))) >= best - 1e-3
 
 
-def test_a_standard_volume_stays_as_it_is() -> None:
+def test_a_volume_in_canonical_order_stays_unchanged() -> None:
     volume = np.arange(24).reshape(2, 3, 4)
     assert StoredOrder.of_direction(IDENTITY_DIRECTION, volume.shape).to_canonical(volume) is volume
 

@@ -60,14 +60,14 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("diameter", range(1, 11))
-def test_a_ball_of_up_to_ten_voxels_comes_back_exactly(diameter: int) -> None:
+def test_a_ball_of_up_to_ten_voxels_is_restored_exactly(diameter: int) -> None:
     mask = ball(diameter, 24, 12 if diameter % 2 == 0 else 12.5)
     assert dice(mask, crop_and_paste(mask)) == 1.0
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 10), seeds, st.tuples(*[st.floats(-0.5, 0.5, width=32)] * 3))
-def test_a_ragged_lesion_of_up_to_ten_voxels_comes_back_exactly(
+def test_a_ragged_lesion_of_up_to_ten_voxels_is_restored_exactly(
     extent: int, seed: int, shift: tuple[float, float, float]
 ) -> None:
     mask = np.pad(ragged(extent, seed), 6)
@@ -76,12 +76,12 @@ def test_a_ragged_lesion_of_up_to_ten_voxels_comes_back_exactly(
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 10), seeds)
-def test_a_ragged_lesion_in_the_corner_of_the_volume_comes_back_exactly(extent: int, seed: int) -> None:
+def test_a_ragged_lesion_in_the_corner_of_the_volume_is_restored_exactly(extent: int, seed: int) -> None:
     mask = np.pad(ragged(extent, seed), ((0, 4), (0, 0), (3, 0)))
     assert np.array_equal(mask, crop_and_paste(mask))
 
 
-def test_isolated_voxels_come_back_exactly() -> None:
+def test_isolated_voxels_are_restored_exactly() -> None:
     mask = np.zeros((24, 24, 24), bool)
     mask[8:16:2, 8:16:2, 8:16:2] = True
     assert np.array_equal(mask, crop_and_paste(mask))
@@ -89,13 +89,13 @@ def test_isolated_voxels_come_back_exactly() -> None:
 
 @pytest.mark.parametrize(("diameter", "least"), [(24, 0.98), (48, 0.97)])
 @pytest.mark.parametrize("shift", [0.0, 0.37])
-def test_large_balls_come_back_well(diameter: int, least: float, shift: float) -> None:
+def test_large_balls_are_restored_well(diameter: int, least: float, shift: float) -> None:
     mask = ball(diameter, diameter + 12)
     assert dice(mask, crop_and_paste(mask, (shift, shift, shift))) >= least
 
 
 @pytest.mark.parametrize(("diameter", "least"), [(24, 0.98), (48, 0.97)])
-def test_large_lumpy_lesions_come_back_well(diameter: int, least: float) -> None:
+def test_large_lumpy_lesions_are_restored_well(diameter: int, least: float) -> None:
     shape = diameter + 12
     noise = torch.randn(1, 1, *[shape // 6] * 3, generator=torch.Generator().manual_seed(3))
     lumps = functional.interpolate(noise, [shape] * 3, mode="trilinear")[0, 0].numpy()
@@ -105,7 +105,7 @@ def test_large_lumpy_lesions_come_back_well(diameter: int, least: float) -> None
     assert dice(mask, crop_and_paste(mask)) >= least
 
 
-def test_a_shift_of_half_a_voxel_would_be_noticed() -> None:
+def test_a_shift_of_half_a_voxel_lowers_the_dice() -> None:
     mask = ball(10, 24)
     assert dice(mask, np.roll(mask, 1, axis=0)) < 0.95
 
@@ -134,7 +134,7 @@ def test_cropping_reads_no_voxel_beyond_its_range(low: float, extent: float, sam
     assert np.allclose(whole[:, first:end], part) and np.allclose(np.delete(whole, np.s_[first:end], axis=1), 0)
 
 
-def test_cropping_at_the_voxels_own_places_is_the_identity() -> None:
+def test_cropping_at_the_voxel_centres_is_the_identity() -> None:
     assert np.array_equal(crop_matrix(2, 7, 5, 0, 9), np.eye(9)[2:7])
 
 
@@ -182,7 +182,7 @@ def test_pasting_restores_a_magnified_region(low: float, extent: float, samples:
 
 
 def sampled_by_torch(volume: torch.Tensor, roi: np.ndarray, size: tuple[int, int, int]) -> torch.Tensor:
-    """The same crop by grid_sample, whose coordinates run from -1 to 1 over the volume's outer edges."""
+    """The same crop by grid_sample. Its coordinates run from -1 to 1 between the outer edges of the volume."""
     axes = [
         torch.from_numpy(sample_positions(roi[a], roi[a + 3], size[a]) / volume.shape[a + 1] * 2 - 1) for a in range(3)
     ]
@@ -291,14 +291,14 @@ def test_samples_outside_the_volume_do_not_reach_its_border_voxels(low: float) -
 # -- Indicators ------------------------------------------------------------------------------------------------
 
 
-def test_box_indicator_gives_partial_cells_their_share() -> None:
+def test_box_indicator_of_a_partly_covered_cell_is_the_covered_fraction() -> None:
     shares = box_indicator([[0.5, 0, 0, 2.25, 1, 1]], [[0, 0, 0, 3, 1, 1]], (3, 1, 1))
     assert shares.flatten().tolist() == [0.5, 1.0, 0.25]
 
 
 @settings(max_examples=50, deadline=None)
 @given(seeds)
-def test_box_indicator_integrates_to_the_volume_shown(seed: int) -> None:
+def test_box_indicator_sums_to_the_volume_inside_the_roi(seed: int) -> None:
     random = np.random.default_rng(seed)
     low = random.uniform(0, 4, (2, 3))
     boxes = np.concatenate([low, low + random.uniform(0.1, 4, (2, 3))], axis=1)
@@ -317,7 +317,7 @@ def test_inside_volume_marks_samples_between_the_outer_edges() -> None:
     assert inside.flatten().tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
 
 
-def test_cached_matrices_cannot_be_spoilt_by_the_caller() -> None:
+def test_the_caller_cannot_change_cached_matrices() -> None:
     with pytest.raises(ValueError, match="read-only"):
         paste_matrix(0, 8, 16, 8)[0][:] = 7
 

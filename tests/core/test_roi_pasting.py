@@ -1,4 +1,4 @@
-"""Putting masks back: soft ones exactly, confident ones as well as linear interpolation puts them."""
+"""Pasting of masks: soft masks are restored exactly, and hard masks as well as by linear interpolation."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def compare(scale: tuple[float, float, float], size: Triple, scenes: int = 8) ->
 
 @pytest.mark.parametrize("size", [(12, 12, 12), (20, 20, 20)], ids=str)
 @pytest.mark.parametrize("scale", SCALES)
-def test_soft_masks_come_back_exactly_and_confident_ones_as_by_linear_interpolation(scale: float, size: Triple) -> None:
+def test_soft_masks_are_restored_exactly_and_hard_masks_as_well_as_by_linear_interpolation(
+    scale: float, size: Triple
+) -> None:
     soft, confident, hard = compare((scale, scale, scale), size)
     assert soft >= -0.0005
     assert confident >= -0.002
@@ -93,7 +95,7 @@ def test_soft_masks_come_back_exactly_and_confident_ones_as_by_linear_interpolat
         ((1.0, 2.0, 2.0), (8, 20, 20)),
     ],
 )
-def test_the_same_holds_for_anisotropic_rois(scale: tuple[float, float, float], size: Triple) -> None:
+def test_soft_and_hard_masks_of_anisotropic_rois_are_restored(scale: tuple[float, float, float], size: Triple) -> None:
     soft, confident, hard = compare(scale, size)
     assert soft >= -0.0005
     assert confident >= -0.002
@@ -112,12 +114,12 @@ def test_the_gain_of_the_bounded_inverse_is_bounded(scale: float) -> None:
     assert max(rows) < 3
 
 
-def test_the_gain_of_the_exact_inverse_is_not() -> None:
+def test_the_gain_of_the_exact_inverse_is_not_bounded() -> None:
     # This amplification is the reason for the bounded inverse.
     assert np.abs(paste_matrix(40.5, 64.5, 24, 200, bounded=False)[0]).sum(axis=1).max() > 10
 
 
-def test_each_channel_is_judged_for_itself() -> None:
+def test_each_channel_has_a_separate_weight_of_the_exact_inverse() -> None:
     random = np.random.default_rng(3)
     mask = ellipsoid(random, np.full(3, 16.0))
     roi, shape = roi_around(random, mask, np.full(3, 16.0)), (mask.shape[0], mask.shape[1], mask.shape[2])

@@ -72,7 +72,7 @@ def test_values_beyond_half_precision_are_clipped_not_infinite(tmp_path: Path) -
     assert store.open("a").image[0, 0, 0].tolist() == [65504.0, -65504.0, 1.5]
 
 
-def test_complete_means_whole_and_of_this_hash(store: CaseStore) -> None:
+def test_a_complete_case_has_all_files_and_the_hash_of_the_plans(store: CaseStore) -> None:
     assert store.is_complete("Fall é 1", "abc")
     assert not store.is_complete("Fall é 1", "other")
     assert not store.is_complete("another", "abc")
@@ -109,7 +109,7 @@ def test_case_ids_are_sorted_and_unfinished_files_do_not_count(store: CaseStore)
     assert CaseStore(store.folder / "nowhere").case_ids() == []
 
 
-def test_removing_takes_all_files_of_the_case(store: CaseStore) -> None:
+def test_removing_a_case_deletes_all_its_files(store: CaseStore) -> None:
     store.remove("Fall é 1")
     assert list(store.folder.iterdir()) == []
     store.remove("Fall é 1")
@@ -215,7 +215,7 @@ def test_an_array_that_is_replaced_while_it_is_open_is_an_error(store: CaseStore
         assert caught.value.file == store.folder / name
 
 
-def test_a_case_that_is_written_again_just_the_same_has_the_same_digest(store: CaseStore) -> None:
+def test_a_case_that_is_written_again_unchanged_has_the_same_digest(store: CaseStore) -> None:
     before = store.open("Fall é 1").digest
     store.write("Fall é 1", IMAGE, INSTANCES, PROPERTIES)
     assert store.open("Fall é 1").digest == before

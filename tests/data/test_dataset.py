@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_ordinary_data_set(folder: Path) -> None:
+def test_an_ordinary_data_set_is_read(folder: Path) -> None:
     dataset = load_raw_dataset(folder)
     assert dataset.name == "Dataset007_Bond"
     assert dataset.channel_names == ("T1", "FLAIR")
@@ -122,7 +122,7 @@ def test_classes_are_ordered_by_value(folder: Path) -> None:
     assert (dataset.class_names, dataset.class_labels) == (("early", "late"), (2, 7))
 
 
-def test_instances_patients_and_spacing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_instances_patients_and_spacing_are_read(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_json(folder, instances=True, patients={"b 1": "P1", "ghost": "P2"}, default_spacing=[3, 1, 0.5])
     with caplog.at_level(logging.WARNING, "detseg3d"):
         dataset = load_raw_dataset(folder)
@@ -155,7 +155,7 @@ def test_channels_that_are_named_and_not_numbered_are_an_error(folder: Path) -> 
     assert error.value.remedy == "rename the files"
 
 
-def test_explicitly_listed_files_are_taken(folder: Path) -> None:
+def test_explicitly_listed_files_are_used(folder: Path) -> None:
     write_json(folder, dataset={"x": {"images": ["imagesTr/p.nii.gz", "/data/q.nii.gz"], "label": "l/x.nii.gz"}})
     (case,) = load_raw_dataset(folder).cases
     assert case == RawCase.of_files("x", [folder / "imagesTr/p.nii.gz", Path("/data/q.nii.gz")], folder / "l/x.nii.gz")
@@ -189,7 +189,7 @@ def test_a_folder_without_images_is_refused_with_the_endings_of_its_files(tmp_pa
         list_cases(tmp_path / "nowhere", 1)
 
 
-def test_all_incomplete_cases_are_named_at_once(tmp_path: Path) -> None:
+def test_all_incomplete_cases_are_named_in_one_error(tmp_path: Path) -> None:
     touch(tmp_path, "a_0000.nii.gz", "b_0001.nii.gz", "c_0000.nii.gz", "c_0001.nii.gz", "c_0002.nii.gz", "d.nii.gz")
     with pytest.raises(DetSeg3DError) as error:
         list_cases(tmp_path, 2)
@@ -220,14 +220,14 @@ def test_two_formats_of_one_image_are_an_error(tmp_path: Path) -> None:
         list_cases(tmp_path, 1)
 
 
-def test_a_label_of_another_format_is_found_but_the_data_sets_own_wins(tmp_path: Path) -> None:
+def test_a_label_of_another_format_is_found_but_the_format_of_the_data_set_has_priority(tmp_path: Path) -> None:
     touch(tmp_path / "i", "a_0000.nii.gz", "b_0000.nii.gz")
     touch(tmp_path / "l", "a.mha", "b.mha", "b.nii.gz")
     cases = list_cases(tmp_path / "i", 1, ".nii.gz", tmp_path / "l")
     assert [case.label.name for case in cases if case.label] == ["a.mha", "b.nii.gz"]
 
 
-def test_a_folder_of_dicom_series_is_a_case_each_and_a_series_one_case(tmp_path: Path) -> None:
+def test_each_dicom_series_in_a_folder_is_a_case_and_a_folder_with_one_series_is_one_case(tmp_path: Path) -> None:
     for name in ("p1", "p2"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x").write_bytes(b"\0" * 128 + b"DICM")
@@ -299,7 +299,7 @@ def test_images_of_formats_that_are_not_read_are_named_once(tmp_path: Path, capl
     assert "b.mgz, c.hdr, c.img" in record.getMessage() and "mri_convert" in record.getMessage()
 
 
-def test_a_folder_of_other_formats_alone_is_an_error_with_the_way_to_convert(tmp_path: Path) -> None:
+def test_a_folder_of_other_formats_is_an_error_with_a_conversion_as_remedy(tmp_path: Path) -> None:
     (tmp_path / "a.mgz").touch()
     with pytest.raises(DetSeg3DError) as error:
         list_cases(tmp_path, 1)
@@ -344,7 +344,7 @@ def test_a_training_list_that_names_all_cases_changes_nothing(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_cases_that_a_training_list_leaves_out_do_not_train_unseen(folder: Path, form: str) -> None:
+def test_cases_that_a_training_list_leaves_out_are_an_error(folder: Path, form: str) -> None:
     """The cases outside the list may be a test set."""
     write_json(folder, training=[entry("b 1", form)])
     with pytest.raises(DetSeg3DError) as caught:
@@ -387,7 +387,7 @@ def test_a_description_of_version_1_is_named(folder: Path, key: str) -> None:
     assert "version 1 of nnU-Net" in caught.value.problem and "file_ending" in str(caught.value.remedy)
 
 
-def test_channels_in_suv_are_named_and_read_as_such(tmp_path: Path) -> None:
+def test_channels_that_suv_names_are_read_as_suv(tmp_path: Path) -> None:
     touch(tmp_path / "imagesTr", "a_0000.nii.gz", "a_0001.nii.gz")
     description = {"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0, "lesion": 1}}
     text = json.dumps({**description, "file_ending": ".nii.gz", "suv": ["PET"]})

@@ -330,7 +330,7 @@ def test_float_labels_near_whole_numbers_are_rounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.5, 0.99, np.nan, np.inf])
-def test_float_labels_off_whole_numbers_are_refused(tmp_path: Path, value: float) -> None:
+def test_float_labels_far_from_whole_numbers_are_refused(tmp_path: Path, value: float) -> None:
     write_image(np.array([[[0, value, 1]]], np.float32), Geometry((1, 1, 3)), tmp_path / "a.nii.gz")
     with pytest.raises(DetSeg3DError) as caught:
         read_label_array(tmp_path / "a.nii.gz")

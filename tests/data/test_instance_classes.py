@@ -61,7 +61,7 @@ def test_a_table_names_case_instance_and_class_in_any_order(tmp_path: Path) -> N
     assert classes.unknown_cases(["case"]) == ["other"]
 
 
-def test_a_case_goes_by_its_name_and_not_by_that_of_its_label(tmp_path: Path) -> None:
+def test_the_case_id_decides_and_not_the_name_of_the_label(tmp_path: Path) -> None:
     classes = parse(tmp_path, instance_classes={"patient 1": {"1": "late"}})
     assert classes.of_case(tmp_path / "other.nii.gz", "patient 1") == {1: 1}
 
@@ -149,6 +149,6 @@ def test_entries_of_dataset_json_that_are_not_understood_are_refused(entries: An
     assert caught.value.file == tmp_path / "dataset.json"
 
 
-def test_what_is_written_of_a_prediction_is_read_as_it_was(tmp_path: Path) -> None:
+def test_the_written_classes_of_a_prediction_are_read_unchanged(tmp_path: Path) -> None:
     label = beside(tmp_path, instance_class_record({3: 1, 1: 0}))
     assert parse(tmp_path).beside_maps().of_case(label) == {1: 0, 3: 1}

@@ -30,7 +30,7 @@ from detseg3d.system.json_files import write_json
         [],
     ],
 )
-def test_a_dataset_json_that_came_with_predictions_stops_nothing(
+def test_an_unusable_dataset_json_of_predictions_is_not_an_error(
     tmp_path: Path, content: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_json(content, tmp_path / "predictions" / "dataset.json")
@@ -70,7 +70,7 @@ def test_true_lesions_are_components_of_each_class(tmp_path: Path) -> None:
     assert sorted(truth.lesions.classes.values()) == [0, 0, 1]
 
 
-def test_without_classes_each_value_is_one(tmp_path: Path) -> None:
+def test_without_classes_each_value_is_a_class(tmp_path: Path) -> None:
     truth = read_true_lesions(write_label(tmp_path / "a.nii.gz", 4, 0, 2), LabelFormat())
     assert (truth.names, truth.values) == (("label 2", "label 4"), (2, 4))
     assert read_true_lesions(write_label(tmp_path / "b.nii.gz"), LabelFormat()).values == ()
@@ -81,7 +81,7 @@ def test_an_instance_map_keeps_touching_lesions_apart(tmp_path: Path) -> None:
     assert (truth.names, dict(truth.lesions.classes)) == (("lesion",), {7: 0, 9: 0})
 
 
-def test_a_label_that_is_not_named_is_refused(tmp_path: Path) -> None:
+def test_a_label_value_that_dataset_json_does_not_name_is_refused(tmp_path: Path) -> None:
     file = write_label(tmp_path / "a.nii.gz", 3, 0, 3, 1)
     with pytest.raises(DetSeg3DError) as caught:
         read_true_lesions(file, LabelFormat({"lesion": 1}))
@@ -97,7 +97,7 @@ def test_negative_values_are_refused_in_masks_and_instance_maps(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("instances", [False, True])
-def test_the_classes_of_a_label_are_those_of_its_lesions(tmp_path: Path, instances: bool) -> None:
+def test_the_classes_of_a_label_are_the_classes_of_its_lesions(tmp_path: Path, instances: bool) -> None:
     label_format = LabelFormat({"rim": 2, "core": 1}, truth_instances=instances)
     file = write_label(tmp_path / "a.nii.gz", 1, 2, 0, 2)
     label, _ = read_label(file, label_format)

@@ -47,7 +47,7 @@ def test_a_volume_returns_to_the_voxel_order_and_affine_of_its_source(affine: np
     assert np.allclose(back.affine, affine)
 
 
-def test_another_kind_of_image_keeps_its_place() -> None:
+def test_another_kind_of_image_keeps_its_position() -> None:
     source = nibabel.MGHImage(VOXELS.astype(np.float32), affine_of((0, 1, 2), (-1, 1, 1)))
     image = from_nibabel(source)
     assert image.spacing == pytest.approx((2.0, 0.75, 0.5))

@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_flag_beats_environment_and_own_variable_beats_nnunets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flag_has_priority_over_the_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("flag", "own", "theirs"):
         (tmp_path / name).mkdir()
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "theirs"))
@@ -106,7 +106,7 @@ def test_the_error_of_an_unknown_data_set_lists_the_data_sets(root: Path) -> Non
         resolve_dataset(root, 7)
 
 
-def test_an_empty_root_is_told(tmp_path: Path) -> None:
+def test_the_error_of_an_empty_root_states_that_it_is_empty(tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match="no folder named DatasetXXX_Name"):
         resolve_dataset(tmp_path / "nowhere", 7)
 
@@ -118,7 +118,7 @@ def test_two_fitting_data_sets_are_an_error_but_the_full_name_decides(root: Path
     assert resolve_dataset(root, "Dataset101_Other").name == "Dataset101_Other"
 
 
-def test_files_and_other_folders_are_no_data_sets(root: Path) -> None:
+def test_files_and_other_folders_are_not_data_sets(root: Path) -> None:
     assert [folder.name for folder in find_datasets(root)] == [
         "Dataset001_Small",
         "Dataset1000_Big",
@@ -213,7 +213,7 @@ def test_names_that_are_not_text_may_be_case_ids(name: bytes) -> None:
 
 
 @pytest.mark.parametrize("case_id", ["a\ud800b", "\udfffx"])
-def test_text_that_no_file_can_be_named_by_is_refused(case_id: str) -> None:
+def test_text_that_cannot_be_a_file_name_is_refused(case_id: str) -> None:
     with pytest.raises(DetSeg3DError, match="cannot be a file name"):
         check_case_id(case_id)
 
@@ -233,7 +233,7 @@ except DetSeg3DError:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have one encoding of names")
-def test_an_ascii_locale_takes_the_names_on_disk_and_no_others() -> None:
+def test_an_ascii_locale_accepts_the_names_on_disk_and_no_others() -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", IN_ASCII], env=environment, capture_output=True, check=False)
     assert done.stdout.decode("ascii").split() == ["ascii", "refused"], done.stderr.decode("utf-8", "replace")
@@ -263,7 +263,7 @@ def test_letters_are_not_control_characters_in_a_latin_1_locale(monkeypatch: pyt
     ],
     ids=str,
 )
-def test_variables_of_threads_that_numexpr_does_not_understand_cost_nothing(variables: dict[str, str]) -> None:
+def test_variables_of_threads_that_numexpr_does_not_understand_are_harmless(variables: dict[str, str]) -> None:
     kept = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
     done = subprocess.run(
         [sys.executable, "-c", "import detseg3d.data.case_store"],

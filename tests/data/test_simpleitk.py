@@ -16,7 +16,7 @@ ORDERS = [(order, signs) for order in permutations(range(3)) for signs in produc
 
 
 def make_image(order: tuple[int, ...] = (0, 1, 2), signs: tuple[int, ...] = (1, 1, 1)) -> SimpleITK.Image:
-    """A volume of different voxels, of which the axes x, y, z run along the axes ``order`` of the patient."""
+    """Return a volume of different voxels with the axes x, y, z along the axes ``order`` of the patient."""
     voxels = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
     image = SimpleITK.GetImageFromArray(voxels)
     image.SetSpacing((0.5, 0.75, 2.0))
@@ -39,7 +39,7 @@ def test_every_voxel_keeps_its_position_in_the_patient(order: tuple[int, ...], s
 
 
 @pytest.mark.parametrize(("order", "signs"), ORDERS)
-def test_an_image_comes_back_as_it_was(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+def test_an_image_is_restored_unchanged(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
     image = make_image(order, signs)
     back = to_simpleitk(*from_simpleitk(image))
     assert back.GetSize() == image.GetSize() and back.GetPixelID() == image.GetPixelID()

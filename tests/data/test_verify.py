@@ -60,7 +60,7 @@ def test_a_good_data_set_has_no_problems(folder: Path) -> None:
     assert format_problems([]) == "no problems"
 
 
-def test_worker_processes_find_the_same(folder: Path) -> None:
+def test_worker_processes_find_the_same_problems(folder: Path) -> None:
     (folder / "imagesTr/b_0001.nii.gz").unlink()
     dataset = load_raw_dataset(folder)
     assert verify_dataset(dataset, run=Run(1, show_progress=False)) == verify_dataset(
@@ -68,12 +68,12 @@ def test_worker_processes_find_the_same(folder: Path) -> None:
     )
 
 
-def test_a_missing_channel(folder: Path) -> None:
+def test_a_missing_channel_is_listed(folder: Path) -> None:
     (folder / "imagesTr/b_0001.nii.gz").unlink()
     assert only(folder) == Problem("b", folder / "imagesTr/b_0001.nii.gz", "channel 1 is missing")
 
 
-def test_a_missing_label(folder: Path) -> None:
+def test_a_missing_label_is_listed(folder: Path) -> None:
     (folder / "labelsTr/b.nii.gz").unlink()
     assert (only(folder).case_id, only(folder).description) == ("b", "the case has no label")
 
@@ -91,7 +91,7 @@ def test_a_missing_label(folder: Path) -> None:
         ),
     ],
 )
-def test_a_file_on_another_grid(folder: Path, file: str, geometry: Geometry, what: str) -> None:
+def test_a_file_on_another_grid_is_listed(folder: Path, file: str, geometry: Geometry, what: str) -> None:
     array = scan(99) if "images" in file else LABEL
     write_image(np.resize(array, geometry.shape), geometry, folder / file)
     assert only(folder).file == folder / file
@@ -99,7 +99,7 @@ def test_a_file_on_another_grid(folder: Path, file: str, geometry: Geometry, wha
 
 
 @pytest.mark.parametrize("file", ["imagesTr/b_0000.nii.gz", "imagesTr/b_0001.nii.gz", "labelsTr/b.nii.gz"])
-def test_a_file_that_states_two_places_is_listed_and_stops_nothing(folder: Path, file: str) -> None:
+def test_a_file_that_states_two_positions_is_listed_as_a_warning(folder: Path, file: str) -> None:
     image = nibabel.load(folder / file)
     elsewhere = image.affine + np.array([[0, 0, 0, 5.0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     image.set_qform(elsewhere, code=1)
@@ -115,21 +115,21 @@ def test_problems_stop_by_default(folder: Path) -> None:
     assert only(folder).stops
 
 
-def test_differences_by_rounding_are_no_problem(folder: Path) -> None:
+def test_differences_by_rounding_are_not_a_problem(folder: Path) -> None:
     moved = Geometry(GRID.shape, (2.0 + 1e-6, 1.0, 1.0), (10.0 + 1e-5, 20.0, 30.0 - 1e-8))
     write_image(LABEL, moved, folder / "labelsTr/b.nii.gz")
     assert problems(folder) == []
 
 
 @pytest.mark.parametrize(("value", "count"), [(np.nan, 1), (np.inf, 2), (-np.inf, 3)])
-def test_nan_and_infinity_in_an_image(folder: Path, value: float, count: int) -> None:
+def test_nan_and_infinity_in_an_image_are_listed(folder: Path, value: float, count: int) -> None:
     image = scan(99)
     image[0, 0, :count] = value
     write_image(image, GRID, folder / "imagesTr/b_0000.nii.gz")
     assert only(folder).description == f"{count} voxel{'s' * (count > 1)} NaN or infinite"
 
 
-def test_an_unreadable_image_and_label(folder: Path) -> None:
+def test_an_unreadable_image_and_an_unreadable_label_are_listed(folder: Path) -> None:
     (folder / "imagesTr/b_0000.nii.gz").write_bytes(b"nonsense")
     (folder / "labelsTr/c.nii.gz").write_bytes((folder / "labelsTr/c.nii.gz").read_bytes()[:60])
     found = problems(folder)
@@ -138,7 +138,7 @@ def test_an_unreadable_image_and_label(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (2, 4, 5, 6)])
-def test_an_image_that_is_not_3d(folder: Path, shape: tuple[int, ...]) -> None:
+def test_an_image_that_is_not_3d_is_listed(folder: Path, shape: tuple[int, ...]) -> None:
     image = SimpleITK.GetImageFromArray(np.ones(shape, np.float32), isVector=False)
     SimpleITK.WriteImage(image, str(folder / "imagesTr/b_0001.nii.gz"))
     assert only(folder).description.startswith("the image is not a 3D volume")
@@ -152,14 +152,14 @@ def test_an_unknown_label_value_is_counted(folder: Path) -> None:
     assert only(folder).description == "the label has values that dataset.json does not name: 7 (3 voxels)"
 
 
-def test_labels_that_are_no_whole_numbers(folder: Path) -> None:
+def test_labels_that_are_not_whole_numbers_are_listed(folder: Path) -> None:
     write_image(LABEL * np.float32(0.5), GRID, folder / "labelsTr/b.nii.gz")
     write_image(LABEL * np.float32(0.9999), GRID, folder / "labelsTr/c.nii.gz")  # rounded away
     assert only(folder).case_id == "b"
     assert only(folder).description == "1 voxel(s) of the label are not whole numbers: [0.5]"
 
 
-def test_instance_maps_may_hold_any_number_but_negative_ones(folder: Path) -> None:
+def test_instance_maps_may_hold_any_number_except_negative_numbers(folder: Path) -> None:
     describe(folder, instances=True)
     write_image(LABEL.astype(np.int32) * 70000, GRID, folder / "labelsTr/a.nii.gz")
     assert problems(folder) == []
@@ -167,20 +167,20 @@ def test_instance_maps_may_hold_any_number_but_negative_ones(folder: Path) -> No
     assert only(folder).description == "the label file holds negative values: -2"
 
 
-def test_the_same_image_in_two_cases(folder: Path) -> None:
+def test_the_same_image_in_two_cases_is_listed(folder: Path) -> None:
     write_image(scan(0), GRID, folder / "imagesTr/c_0000.nii.gz")
     assert (only(folder).case_id, only(folder).file) == ("c", folder / "imagesTr/c_0000.nii.gz")
     assert only(folder).description.startswith("the same image as a_0000.nii.gz of case a")
 
 
-def test_the_same_image_twice_within_a_case_or_an_empty_channel_is_no_duplicate(folder: Path) -> None:
+def test_the_same_image_twice_within_a_case_or_an_empty_channel_is_not_a_duplicate(folder: Path) -> None:
     write_image(scan(0), GRID, folder / "imagesTr/a_0001.nii.gz")
     for case in "bc":
         write_image(np.zeros(GRID.shape, np.float32), GRID, folder / f"imagesTr/{case}_0001.nii.gz")
     assert [problem for problem in problems(folder) if problem.stops] == []
 
 
-def test_files_that_belong_to_no_case(folder: Path) -> None:
+def test_files_that_belong_to_no_case_are_listed(folder: Path) -> None:
     write_image(scan(50), GRID, folder / "imagesTr/a_0002.nii.gz")
     write_image(LABEL, GRID, folder / "labelsTr/d.nii.gz")
     found = {problem.file.name: problem.description for problem in problems(folder) if problem.file}
@@ -218,7 +218,7 @@ def test_spacings_that_planning_refuses_are_listed(folder: Path, length: float) 
 
 
 @pytest.mark.parametrize("length", [1e-6, 1e6])
-def test_a_nanometre_and_a_kilometre_are_in_order(folder: Path, length: float) -> None:
+def test_a_nanometre_and_a_kilometre_are_accepted_as_spacings(folder: Path, length: float) -> None:
     grid = Geometry(GRID.shape, (length,) * 3)
     for channel in range(2):
         write_image(scan(20 + channel), grid, folder / f"imagesTr/c_{channel:04d}.nii.gz")
@@ -234,7 +234,7 @@ def write_scan(folder: Path, name: str, array: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])
-def test_a_constant_channel_is_listed_and_stops_nothing(folder: Path, value: float) -> None:
+def test_a_constant_channel_is_listed_as_a_warning(folder: Path, value: float) -> None:
     write_scan(folder, "b_0001", np.full(GRID.shape, value))
     problem = only(folder)
     assert (problem.case_id, problem.file, problem.stops) == ("b", folder / "imagesTr/b_0001.nii.gz", False)
@@ -249,7 +249,7 @@ def test_small_units_are_listed_only_for_a_channel_that_is_not_normalised(folder
     assert (problem.case_id, problem.stops) == ("b", False)
 
 
-def test_values_that_cannot_be_stored_stop(folder: Path) -> None:
+def test_values_that_cannot_be_stored_prevent_the_use_of_the_case(folder: Path) -> None:
     describe(folder, channel_names={"0": "T1", "1": "noNorm"})
     write_scan(folder, "c_0001", 1e6 * scan(5))
     problem = only(folder)
@@ -270,6 +270,6 @@ def test_a_class_in_fewer_cases_than_folds_is_listed(folder: Path) -> None:
     assert "lesion is in 2 cases of 3" in found[0].description and "rare is in 1 case of 3" in found[1].description
 
 
-def test_a_label_that_cannot_be_used_says_nothing_of_the_classes(folder: Path) -> None:
+def test_an_unusable_label_does_not_count_for_the_classes(folder: Path) -> None:
     (folder / "labelsTr/c.nii.gz").unlink()
     assert only(folder).case_id == "c"

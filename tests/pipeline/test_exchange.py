@@ -59,7 +59,7 @@ def test_the_file_holds_the_model_and_nothing_else(whole_model: Path, model_file
         assert all(torch.equal(stored[name], tensor) for name, tensor in tensors.items())
 
 
-def test_no_case_and_no_folder_is_named(whole_model: Path, model_file: Path) -> None:
+def test_the_file_names_no_case_and_no_folder(whole_model: Path, model_file: Path) -> None:
     documents = read_content(model_file).documents
     metrics = json.loads(documents["cross_validation/metrics.json"])
     summary = json.loads(documents["dataset_fingerprint.json"])["summary"]
@@ -71,7 +71,7 @@ def test_no_case_and_no_folder_is_named(whole_model: Path, model_file: Path) -> 
     assert metrics["summary"]["cases"] == summary["cases"] == 2 and summary["cases_without_lesions"] == 1
 
 
-def test_only_the_folds_that_are_asked_for_are_exported(whole_model: Path, tmp_path: Path) -> None:
+def test_only_the_requested_folds_are_exported(whole_model: Path, tmp_path: Path) -> None:
     exported = export_model(whole_model, tmp_path / "m.safetensors", folds=[1])
     assert exported.folds == ("fold_1",)
     assert {name.split("/")[0] for name in exported.documents if name.startswith("fold_")} == {"fold_1"}
@@ -267,6 +267,6 @@ def test_an_incomplete_model_is_not_installed(
 
 
 def test_a_changed_model_that_is_complete_is_installed(model_file: Path, tmp_path: Path) -> None:
-    """The test above refuses what was changed, and not that something was changed."""
+    """The test above fails because of the wrong content, and not because a file was changed."""
     same = changed_model(model_file, tmp_path / "same.safetensors", edit("dataset.json", description="theirs"))
     assert install_model(same, tmp_path / "results").folds == ("0", "1")

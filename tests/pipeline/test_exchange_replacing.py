@@ -31,7 +31,7 @@ def test_a_model_of_the_same_name_is_not_touched(own_model: Path, model_file: Pa
     assert everything(own_model) == before and list(own_model.parent.iterdir()) == [own_model]
 
 
-def test_an_own_training_is_kept_when_its_name_is_taken(own_model: Path, model_file: Path) -> None:
+def test_a_trained_model_is_kept_when_another_model_takes_its_name(own_model: Path, model_file: Path) -> None:
     before = everything(own_model)
     done = install_model(model_file, own_model.parent, overwrite=True)
     assert done.kept == own_model.parent / f"replaced_{NAME}"
@@ -56,7 +56,7 @@ def change_a_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [add_a_file, change_a_file])
-def test_an_installed_model_that_was_worked_on_is_kept(
+def test_an_installed_model_that_was_changed_is_kept(
     model_file: Path, tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     change(install_model(model_file, tmp_path).folder)
@@ -75,7 +75,7 @@ def test_a_refused_file_leaves_the_earlier_model_as_it_is(own_model: Path, model
     assert everything(own_model) == before and list(own_model.parent.iterdir()) == [own_model]
 
 
-def test_after_a_failure_at_the_end_the_earlier_model_is_back(
+def test_after_a_failure_at_the_end_the_earlier_model_is_restored(
     own_model: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, rename = everything(own_model), Path.rename

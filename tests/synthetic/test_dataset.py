@@ -19,7 +19,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def test_the_layout_is_that_of_nnunet(dataset: Path) -> None:
+def test_the_data_set_has_the_layout_of_nnunet(dataset: Path) -> None:
     assert dataset.name == "Dataset999_Example"
     for part, prefix, count in (("Tr", "example", 10), ("Ts", "held_out", 2)):
         names = [f"{prefix}_{index:03d}" for index in range(1, count + 1)]
@@ -37,7 +37,7 @@ def test_the_description_is_complete(dataset: Path) -> None:
     assert description["numTraining"] == 10
 
 
-def test_files_have_the_asked_for_grid(dataset: Path) -> None:
+def test_files_have_the_requested_grid(dataset: Path) -> None:
     image, geometry = read_image(dataset / "imagesTr" / "example_001_0000.nii.gz")
     label, label_geometry = read_image(dataset / "labelsTr" / "example_001.nii.gz")
     assert image.shape == label.shape == (20, 24, 28)

@@ -64,7 +64,7 @@ def test_lesions_keep_two_voxels_apart(cases: list[SyntheticCase]) -> None:
         assert np.array_equal(smallest[inside], components[inside])
 
 
-def test_lesions_are_brighter_than_what_surrounds_them(cases: list[SyntheticCase]) -> None:
+def test_lesions_are_brighter_than_their_surroundings(cases: list[SyntheticCase]) -> None:
     from scipy import ndimage
 
     brighter = []
@@ -83,8 +83,8 @@ def test_lesions_lie_within_the_body(cases: list[SyntheticCase]) -> None:
         assert case.image[case.label > 0].min() > 0.1 * gain
 
 
-def test_thresholding_fails(cases: list[SyntheticCase]) -> None:
-    """Even with the best threshold, chosen with hindsight, on images normalised by their own tissue."""
+def test_a_threshold_cannot_find_the_lesions(cases: list[SyntheticCase]) -> None:
+    """Each image is normalised by its tissue, and the threshold with the best result is used."""
     images = [case.image / np.median(case.image[case.image > np.median(case.image)]) for case in cases]
     scores = []
     for threshold in np.arange(1.0, 2.4, 0.2):
@@ -96,7 +96,7 @@ def test_thresholding_fails(cases: list[SyntheticCase]) -> None:
 
 
 def _count(mask: npt.NDArray[np.bool_], label: npt.NDArray[np.uint8], smallest: int) -> tuple[int, int, int]:
-    """Hits (overlap of at least 0.1 intersection over union), false positives and misses."""
+    """Return the numbers of hits (intersection over union of at least 0.1), false positives and misses."""
     predicted = cc3d.dust(cc3d.connected_components(mask, connectivity=26), threshold=smallest, connectivity=26)
     truth = cc3d.connected_components(label, connectivity=26)
     both = (predicted > 0) & (truth > 0)

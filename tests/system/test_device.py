@@ -25,7 +25,7 @@ from detseg3d.system.device import (
 
 
 def give_cuda(monkeypatch: pytest.MonkeyPatch, count: int, bfloat16: bool = True) -> None:
-    """Pretend that there are ``count`` CUDA devices."""
+    """Simulate a machine with ``count`` CUDA devices."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(
@@ -44,7 +44,7 @@ def test_cuda_is_the_default_if_it_is_available(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:0", "cuda:1"])
-def test_a_device_that_is_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_available_device_is_returned(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     give_cuda(monkeypatch, 2)
     assert resolve_device(name) == torch.device(name)
 
@@ -66,12 +66,12 @@ def test_an_unknown_device_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
-def test_old_cuda_devices_take_float16(monkeypatch: pytest.MonkeyPatch, bfloat16: bool, dtype: torch.dtype) -> None:
+def test_old_cuda_devices_use_float16(monkeypatch: pytest.MonkeyPatch, bfloat16: bool, dtype: torch.dtype) -> None:
     give_cuda(monkeypatch, 1, bfloat16)
     assert autocast_dtype(torch.device("cuda")) is dtype
 
 
-def test_the_precision_is_that_of_the_cuda_device_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_precision_depends_on_the_selected_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
     current = [0]
 
     @contextmanager
@@ -96,7 +96,7 @@ def test_processors_with_bfloat16_instructions_use_bfloat16(
 
 
 @pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_autocast_computes_in_that_precision(
+def test_autocast_computes_in_the_chosen_precision(
     monkeypatch: pytest.MonkeyPatch, bfloat16: bool, dtype: torch.dtype
 ) -> None:
     give_cpu(monkeypatch, bfloat16)
@@ -144,14 +144,16 @@ for dtype in (torch.bfloat16, torch.float32):
         ("ALL", "default", True),
     ],
 )
-def test_the_instructions_that_onednn_uses_decide(instructions: str, capability: str, native: bool) -> None:
+def test_the_instructions_that_onednn_uses_decide_whether_bfloat16_is_fast(
+    instructions: str, capability: str, native: bool
+) -> None:
     answer, half, single = asked_in_a_process(ONEDNN_MAX_CPU_ISA=instructions, ATEN_CPU_CAPABILITY=capability)
     assert answer == (native and HAS_BFLOAT16)
     # Emulation without AVX-512 takes about 100 times as long as float32; the instructions take at most as long.
     assert half < 5 * single if answer else half > 5 * single or instructions != "AVX2"
 
 
-def test_a_processor_without_the_instructions_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_without_bfloat16_instructions_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise AssertionError("nothing to compute")
 
@@ -162,7 +164,7 @@ def test_a_processor_without_the_instructions_is_not_asked(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("value", "native"), [(0.0, True), (2.0**-125, False)])
-def test_results_below_the_smallest_normal_number_tell_an_emulation(
+def test_results_below_the_smallest_normal_number_identify_an_emulation(
     monkeypatch: pytest.MonkeyPatch, value: float, native: bool
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
@@ -234,7 +236,7 @@ def test_cuda_computes_in_each_precision(monkeypatch: pytest.MonkeyPatch, wanted
     ("native", "wanted", "warned"),
     [(False, Precision.BF16, True), (True, Precision.BF16, False), (False, Precision.AUTO, False)],
 )
-def test_bfloat16_that_is_asked_for_and_emulated_is_warned_of_with_its_slowness(
+def test_a_warning_states_the_slowness_of_requested_but_emulated_bfloat16(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     native: bool,

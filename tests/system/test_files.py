@@ -28,13 +28,13 @@ from detseg3d.system.files import (
 from detseg3d.system.json_files import read_json
 
 
-def test_a_written_file_is_there_and_nothing_else(tmp_path: Path) -> None:
+def test_writing_leaves_the_file_and_nothing_else(tmp_path: Path) -> None:
     write_text("ä\n", tmp_path / "new" / "a b.txt")
     assert (tmp_path / "new" / "a b.txt").read_text(encoding="utf-8") == "ä\n"
     assert [entry.name for entry in (tmp_path / "new").iterdir()] == ["a b.txt"]
 
 
-def test_a_failure_while_writing_keeps_the_old_file_and_leaves_no_rest(tmp_path: Path) -> None:
+def test_a_failure_while_writing_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     write_text("old", tmp_path / "a.txt")
     with pytest.raises(RuntimeError, match="power cut"), atomic_path(tmp_path / "a.txt") as temporary:
         temporary.write_text("half", encoding="utf-8")
@@ -44,7 +44,7 @@ def test_a_failure_while_writing_keeps_the_old_file_and_leaves_no_rest(tmp_path:
 
 
 def test_a_file_is_flushed_while_it_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows refuses to flush other files, with an error that would look like a full disk."""
+    """Windows refuses to flush files that are not open for writing. The error would look like a full disk."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: os.write(descriptor, b""))
     write_text("whole", tmp_path / "a.txt")
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "whole"
@@ -136,7 +136,7 @@ def read_all(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in files}
 
 
-def test_files_that_belong_together_take_their_places(tmp_path: Path) -> None:
+def test_files_that_belong_together_are_moved_together(tmp_path: Path) -> None:
     write_together(tmp_path / "new", "1", "a.txt", "instances/a.txt")
     assert read_all(tmp_path / "new") == {"a.txt": "1", "instances/a.txt": "1", "rois/a.json": "1"}
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.txt", "instances", "rois"]
@@ -150,7 +150,7 @@ def test_a_failure_leaves_all_the_earlier_files(tmp_path: Path) -> None:
     assert read_all(tmp_path) == {"a.txt": "1", "rois/a.json": "1"}
 
 
-def test_an_error_names_the_file_that_was_meant(tmp_path: Path) -> None:
+def test_an_error_names_the_final_path(tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError) as caught, atomic_files(tmp_path, "rois/a.json") as place:
         (place / "file").touch()
         write_text("x", place / "file" / "a.txt")
@@ -158,7 +158,7 @@ def test_an_error_names_the_file_that_was_meant(tmp_path: Path) -> None:
 
 
 def test_an_earlier_record_is_removed_before_the_files_are_replaced(tmp_path: Path) -> None:
-    """A process that dies between two files must not leave the earlier record."""
+    """A process that is killed between two files must not leave the earlier record."""
     write_together(tmp_path, "1", "a.txt")
     script = (
         "import os, pathlib, signal, sys\n"
@@ -181,21 +181,21 @@ def test_an_earlier_record_is_removed_before_the_files_are_replaced(tmp_path: Pa
     assert read_all(tmp_path) == {"a.txt": "2", "b.txt": "2", "rois/a.json": "2"}
 
 
-def test_removing_a_missing_file_is_no_error_and_removing_a_folder_is(tmp_path: Path) -> None:
+def test_removing_a_folder_is_an_error_and_removing_a_missing_file_is_not(tmp_path: Path) -> None:
     remove_files(tmp_path / "nowhere" / "a.txt")
     (tmp_path / "folder").mkdir()
     with pytest.raises(DetSeg3DError, match="an earlier result cannot be removed"):
         remove_files(tmp_path / "folder")
 
 
-def test_a_copy_is_whole(tmp_path: Path) -> None:
+def test_a_copy_is_complete(tmp_path: Path) -> None:
     write_text("ä", tmp_path / "a.txt")
     copy_file(tmp_path / "a.txt", tmp_path / "new" / "b.txt")
     assert read_all(tmp_path / "new") == {"b.txt": "ä"}
 
 
 @pytest.mark.parametrize("size", [99, 100, 101])
-def test_a_file_may_have_so_many_bytes_and_no_more(tmp_path: Path, size: int) -> None:
+def test_a_file_may_have_the_maximum_size_and_no_more(tmp_path: Path, size: int) -> None:
     path = tmp_path / "data.json"
     path.write_bytes(b"1".ljust(size))
     if size <= 100:
@@ -206,13 +206,13 @@ def test_a_file_may_have_so_many_bytes_and_no_more(tmp_path: Path, size: int) ->
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_reading_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "data.json")
     with pytest.raises(DetSeg3DError, match="the path is not a regular file"):
         read_json(tmp_path / "data.json")
 
 
-def test_whether_a_folder_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_found_beforehand(tmp_path: Path) -> None:
     check_writable(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
     (tmp_path / "file").touch()
@@ -248,7 +248,7 @@ def special_file(folder: Path, kind: str) -> Path:
         ("folder", "a folder"),
     ],
 )
-def test_special_files_are_refused_at_once(tmp_path: Path, kind: str, found: str) -> None:
+def test_opening_a_special_file_is_refused(tmp_path: Path, kind: str, found: str) -> None:
     path = special_file(tmp_path, kind)
     for read in (open_regular_file, check_regular_file, lambda file: read_bounded(file, 10), read_json):
         with pytest.raises(DetSeg3DError) as error:
@@ -266,7 +266,7 @@ def test_a_file_that_becomes_a_pipe_while_it_is_opened_is_refused(
     assert error.value.value == "a named pipe (FIFO)"
 
 
-def test_a_regular_file_is_opened_also_behind_a_link(tmp_path: Path) -> None:
+def test_a_link_to_a_regular_file_is_opened(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"content")
     (tmp_path / "b").symlink_to("a")
     with open_regular_file(tmp_path / "b") as handle:
@@ -340,7 +340,7 @@ def test_permissions_follow_the_umask_for_any_permissions_of_the_library(
 def test_a_copy_is_independent_of_its_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, by_system: bool | None
 ) -> None:
-    """``None``: the system stops after a part of the file."""
+    """``None`` stands for a system call that ends after a part of the file."""
     if by_system is None:
         monkeypatch.setattr(os, "copy_file_range", partial_copy, raising=False)
     elif not by_system:

@@ -1,4 +1,4 @@
-"""Every kind of file we write, on a disk without room for it: an error that names the file, and nothing left of it."""
+"""Writing each kind of file to a full disk is an error that names the file, and leaves no part of the file."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_an_error_and_costs_no_earlier_file(name: str, small_disk: Path) -> None:
+def test_a_full_disk_is_an_error_and_earlier_files_stay(name: str, small_disk: Path) -> None:
     target = small_disk / "folder" / name
     target.parent.mkdir()
     WRITERS[name](target)
@@ -90,7 +90,7 @@ def test_a_full_disk_is_an_error_and_costs_no_earlier_file(name: str, small_disk
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_disk_that_is_full_halfway_is_an_error(name: str, small_disk: Path) -> None:
+def test_a_disk_that_fills_up_while_writing_is_an_error(name: str, small_disk: Path) -> None:
     """The end of the file is cut off, which some libraries do not report."""
     target = small_disk / "folder" / name
     target.parent.mkdir()

@@ -26,7 +26,7 @@ with locked(Path(sys.argv[1]), "testing", "taken", shared=sys.argv[2] == "shared
 
 @contextmanager
 def held_elsewhere(file: Path, kind: str) -> Iterator[subprocess.Popen[str]]:
-    """Another process holds the lock; killed at the end."""
+    """Hold the lock in another process, which is killed at the end."""
     words = [sys.executable, "-c", SCRIPT, str(file), kind]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     try:
@@ -58,7 +58,7 @@ def test_a_lock_that_another_process_holds_is_refused_with_its_holder(tmp_path: 
     assert list(file.parent.iterdir()) == []
 
 
-def test_folders_made_for_a_lock_go_with_it_unless_something_is_in_them(tmp_path: Path) -> None:
+def test_empty_folders_created_for_a_lock_are_removed_with_it(tmp_path: Path) -> None:
     with locked(tmp_path / "a" / "b" / ".lock", "testing", "taken"):
         (tmp_path / "a" / "file").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "file"]
@@ -79,7 +79,7 @@ def test_several_processes_share_a_lock_and_all_are_named(tmp_path: Path) -> Non
     take(file)
 
 
-def test_many_that_share_a_lock_at_once_all_get_it(tmp_path: Path) -> None:
+def test_many_processes_can_take_a_shared_lock_at_the_same_time(tmp_path: Path) -> None:
     script = (
         "import sys\nfrom pathlib import Path\nfrom detseg3d.system.lock import locked\n"
         "for _ in range(200):\n    with locked(Path(sys.argv[1]), 'x', 'taken', shared=True): pass\n"
@@ -104,7 +104,7 @@ def test_only_one_process_holds_an_exclusive_lock(tmp_path: Path) -> None:
     assert (tmp_path / "number").read_text(encoding="ascii") == "180"
 
 
-def test_who_waits_says_for_whom_and_goes_on_when_the_holder_dies(
+def test_a_waiting_process_logs_the_holder_and_continues_when_the_holder_ends(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "detseg3d")
@@ -141,7 +141,7 @@ def test_a_link_with_the_name_of_the_lock_file_is_not_followed(tmp_path: Path) -
     assert (tmp_path / "target").read_text(encoding="utf-8") == "precious"
 
 
-def test_a_file_system_without_locks_is_named_and_used_all_the_same(
+def test_a_file_system_without_locks_is_logged_and_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(_descriptor: int, shared: bool) -> bool:
@@ -152,7 +152,7 @@ def test_a_file_system_without_locks_is_named_and_used_all_the_same(
     assert "has no locks (No locks available)" in caplog.text and str(tmp_path) in caplog.text
 
 
-def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+def test_the_lock_is_released_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), locked(tmp_path / ".lock", "failing", "taken"):
         raise ZeroDivisionError
     take(tmp_path / ".lock")

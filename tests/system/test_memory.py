@@ -54,7 +54,7 @@ def test_the_older_control_groups_count_too(tmp_path: Path) -> None:
     assert available_bytes(tmp_path) == 600
 
 
-def test_nothing_is_known_without_meminfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_available_memory_is_unknown_without_meminfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert available_bytes(tmp_path) is None
     monkeypatch.setattr(memory, "available_bytes", lambda: None)
     require_memory(1e18, "this")
@@ -66,14 +66,14 @@ def test_this_machine_has_memory() -> None:
     assert free is not None and 1e7 < free < 1e14
 
 
-def test_too_much_is_an_error_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_a_request_is_an_error_that_states_both_amounts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 3_000_000_000)
     require_memory(3e9, "this scan")
     with pytest.raises(DetSeg3DError, match=r"this scan needs about 3\.1 GB of memory\n.*at most 3 GB, which are free"):
         require_memory(3.1e9, "this scan")
 
 
-def test_an_allowance_replaces_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_allowed_amount_replaces_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda: 10)
     require_memory(1e9, "this", allowed_gb=1)
     with pytest.raises(DetSeg3DError, match=r"1\.5 GB(.|\n)*at most 1 GB, as allowed"):
@@ -118,6 +118,6 @@ def test_memory_that_was_freed_between_blocks_that_are_held_is_given_back() -> N
     assert float(done.stdout) > 100  # of 200 MB; 4 MB are held
 
 
-def test_without_that_function_of_the_c_library_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_malloc_trim_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detseg3d.system.memory._trim_function", lambda: None)
     assert not release_freed_memory()

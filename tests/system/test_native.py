@@ -36,7 +36,7 @@ def name(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @given(st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & set(b"/\\\0")))
-def test_escaped_names_are_text_and_come_back(name: bytes) -> None:
+def test_escaped_names_are_text_and_can_be_restored(name: bytes) -> None:
     text = name.decode("utf-8", "surrogateescape")
     escaped = escape_name(text)
     assert escaped.encode("utf-8").decode("utf-8") == escaped
@@ -68,7 +68,7 @@ def test_a_folder_that_is_made_again_is_opened_again(tmp_path: Path, name: str) 
         (tmp_path / name).rmdir()
 
 
-def test_a_file_whose_own_name_is_not_text_is_an_error_by_name(tmp_path: Path, name: str) -> None:
+def test_a_file_name_that_is_not_text_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(DetSeg3DError) as caught:
         native_path(tmp_path / name)
     assert caught.value.file == tmp_path / name

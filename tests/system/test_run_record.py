@@ -1,4 +1,4 @@
-"""The record of a run: what it contains, when it is written, and the digest of its inputs."""
+"""The record of a run: its content, the time at which it is written, and the digest of the inputs."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_a_digest_depends_on_names_and_contents_and_not_on_the_folder(tmp_path: 
 
 
 @pytest.mark.parametrize("position", [0, 3 << 20, -1], ids=["beginning", "middle", "end"])
-def test_the_digest_of_a_large_file_sees_its_beginning_middle_and_end(tmp_path: Path, position: int) -> None:
+def test_the_digest_of_a_large_file_depends_on_its_beginning_middle_and_end(tmp_path: Path, position: int) -> None:
     content = bytearray(6 << 20)
     first = digest_of_files([write(tmp_path / "large", bytes(content))])
     content[position] = 1

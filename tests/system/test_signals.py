@@ -74,7 +74,7 @@ def test_a_signal_that_is_ignored_stays_ignored(number: signal.Signals) -> None:
         signal.signal(number, before)
 
 
-def test_a_postponed_signal_waits_until_it_is_asked_for() -> None:
+def test_a_postponed_signal_waits_until_the_check() -> None:
     done = []
     with pytest.raises(Interruption, match="SIGTERM"), postponed() as interruption:
         interruption.check()
@@ -115,7 +115,7 @@ def test_signals_of_two_kinds_count_once() -> None:
 
 
 def library_that_fails(_: object = None) -> None:
-    """Drop the exception of a signal, as compiled code does that calls Python when the signal arrives."""
+    """Drop the exception of a signal, as compiled code may do if it calls Python when the signal arrives."""
     try:
         signal.raise_signal(signal.SIGTERM)
     except KeyboardInterrupt:
@@ -127,7 +127,7 @@ def library_that_swallows(_: object = None) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_an_error_that_follows_a_signal_is_taken_for_its_consequence() -> None:
+def test_an_error_after_a_signal_becomes_an_interruption() -> None:
     with pytest.raises(Interruption, match="SIGTERM") as caught, interruptible():
         library_that_fails()
     assert isinstance(caught.value.__cause__, ValueError)
@@ -187,7 +187,7 @@ def test_an_error_is_not_hidden_by_a_postponed_signal() -> None:
         raise ZeroDivisionError
 
 
-def test_outside_the_main_thread_nothing_is_set_up() -> None:
+def test_no_handler_is_installed_outside_the_main_thread() -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 
@@ -246,7 +246,7 @@ def gone(session: int, seconds: float = 30) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("whole_group", [False, True], ids=["the command", "its whole group"])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_command_says_so_in_a_line_and_takes_its_workers_along(
+def test_an_interrupted_command_prints_one_line_and_ends_its_workers(
     number: signal.Signals, code: int, whole_group: bool, tmp_path: Path
 ) -> None:
     process, workers = sleeping(tmp_path)

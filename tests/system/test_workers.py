@@ -230,7 +230,7 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_workers_write_arrays_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With several threads, the bytes of a preprocessed case would depend on the order in which they finish."""
+    """With several threads, the bytes of a preprocessed case would depend on the order in which the threads finish."""
     monkeypatch.delenv("BLOSC_NTHREADS", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     assert run_cases(array_threads, [0], Run(1))[0].value == "1"
@@ -265,7 +265,7 @@ def test_each_failure_is_described_on_its_own_line() -> None:
     assert describe_failures(results) == "  b: ValueError: bad\n  c: missing\n      file:     c.nii"
 
 
-def test_many_failures_are_cut_short() -> None:
+def test_a_long_list_of_failures_is_shortened() -> None:
     results = [CaseResult(number, error=ValueError("bad")) for number in range(25)]
     lines = describe_failures(results, limit=3).splitlines()
     assert lines[2:] == ["  2: ValueError: bad", "  and 22 more"]

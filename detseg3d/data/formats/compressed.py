@@ -1,8 +1,8 @@
 """Read voxels from raw and compressed streams, with limited work and with checksums compared.
 
-The caller states how many bytes it needs. Memory of exactly this size is allocated, and a block of one megabyte in
-addition. A stream may hold up to :data:`SLACK_BYTES` more than the voxels, because some writers pad their files. A file
-with more bytes is refused: its header states a wrong size, or the file was made to keep the reader busy.
+The caller states how many bytes it needs. Memory of exactly this size is allocated, plus a block of one megabyte. A
+stream may hold up to :data:`SLACK_BYTES` more than the voxels, because some writers pad their files. A file with more
+bytes is refused: its header states a wrong size, or the file was made to keep the reader busy.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Encoding = Literal["raw", "gzip", "zlib", "bzip2"]
 """``gzip`` may have several members. ``zlib`` stands for zlib or gzip, as in MetaImage."""
 
 SLACK_BYTES: Final = 1 << 16
-"""Number of tolerated bytes after the voxels: in the unpacked stream, and again in the file."""
+"""Number of tolerated bytes after the voxels. The unpacked stream and the file may each have so many bytes."""
 
 _INPUT_BYTES = 1 << 18
 _OUTPUT_BYTES = 1 << 20
-# Writers of many members (bgzip) put 64 KiB into each. Members smaller than this cost time and hold almost no bytes, so
-# their number is limited.
+# Programs that write many members (bgzip) put 64 KiB into each member. Members below this limit cost time and hold
+# almost no bytes, so the number of such members is limited.
 _MEMBER_BYTES = 1 << 10
 _MAX_SMALL_MEMBERS = 1000
 # Deflate cannot unpack one byte to more bytes than this.
@@ -50,7 +50,10 @@ class _Unpacker(Protocol):
 
 
 class _Deflated:
-    """Decompressor of a zlib or gzip member. At its end :mod:`zlib` compares the checksum, and for gzip the length."""
+    """Decompressor of a zlib or gzip member.
+
+    At the end of the member, :mod:`zlib` compares the checksum and, for gzip, the length.
+    """
 
     def __init__(self, window_bits: int) -> None:
         self._object = zlib.decompressobj(window_bits)
@@ -130,7 +133,7 @@ class Stream:
         Parameters
         ----------
         alone : bool, optional
-            Whether nothing else should follow in the file. False if raw voxels share their file with other data.
+            True if only padding may follow in the file. False if raw voxels share the file with other data.
 
         Raises
         ------
@@ -223,7 +226,7 @@ def read_stream(
     Parameters
     ----------
     stream : Stream
-        Of :func:`open_stream`.
+        From :func:`open_stream`.
     dtype : dtype
         Data type of the voxels, in the byte order of the file.
     count : int
@@ -231,7 +234,7 @@ def read_stream(
     skip : int, optional
         Bytes of the unpacked stream before the voxels.
     alone : bool, optional
-        Whether only :data:`SLACK_BYTES` may follow the voxels.
+        See :meth:`Stream.finish`.
 
     Returns
     -------

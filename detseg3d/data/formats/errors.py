@@ -21,7 +21,7 @@ def unreadable(path: Path, error: Exception) -> DetSeg3DError:
 
 
 def not_a_volume(path: Path, size: Sequence[int], components: int = 1) -> DetSeg3DError:
-    """Return the error for a 2D, 4D or colour image of this size, with this number of values per voxel."""
+    """Return the error for a 2D, 4D or colour image; ``components`` is the number of values per voxel."""
     description = f"{len(size)}D, size {tuple(size)}" + (f", {components} values a voxel" if components > 1 else "")
     return DetSeg3DError(
         "the image is not a 3D volume of single values",
@@ -33,7 +33,7 @@ def not_a_volume(path: Path, size: Sequence[int], components: int = 1) -> DetSeg
 
 
 def not_numbers(path: Path, dtype: object) -> DetSeg3DError:
-    """Return the error for voxels that are complex numbers, or not numbers."""
+    """Return the error for voxels of a type other than real numbers."""
     return DetSeg3DError(
         "the voxels are not real numbers",
         file=path,

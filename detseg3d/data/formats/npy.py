@@ -70,12 +70,12 @@ def read_npy(source: ImageSource) -> tuple[Array, Geometry]:
 
 
 def npy_geometry(source: ImageSource) -> Geometry:
-    """Read the shape of the array in a .npy file; spacing and orientation are those of ``source``.
+    """Read the shape of the array in a .npy file, and combine it with the spacing and orientation of ``source``.
 
     Raises
     ------
     DetSeg3DError
-        As :func:`read_npy`.
+        For the same reasons as in :func:`read_npy`.
     """
     path = source.path
     try:
@@ -92,12 +92,12 @@ def npy_geometry(source: ImageSource) -> Geometry:
 def read_array_header(stream: IO[bytes]) -> ArrayHeader:
     """Read the header of a .npy stream. The stream is then at the first voxel.
 
-    NumPy's own function allocates memory for a header of any length before it checks the content.
+    The function of NumPy is not called directly, because it allocates memory for a header of any length.
 
     Raises
     ------
     ValueError
-        If the stream does not begin with a header, the header is longer than that of an array of numbers, or the array
+        If the stream does not begin with a header, if the header is too long for an array of numbers, or if the array
         holds Python objects. Objects are never unpickled.
     """
     start = stream.read(8)
@@ -106,7 +106,7 @@ def read_array_header(stream: IO[bytes]) -> ArrayHeader:
     length_bytes = stream.read(2 if start[6] == 1 else 4)
     length = int.from_bytes(length_bytes, "little")
     if length > _MAX_HEADER_BYTES:
-        raise ValueError(f"its header of {length} bytes is longer than that of an array of numbers")
+        raise ValueError(f"its header of {length} bytes is too long for an array of numbers")
     whole = io.BytesIO(length_bytes + stream.read(length))
     read = np.lib.format.read_array_header_1_0 if start[6] == 1 else np.lib.format.read_array_header_2_0
     try:

@@ -1,9 +1,9 @@
 """Shared parts of the readers of MetaImage and NRRD: limits of the header, numbers, the data file, the geometry.
 
-Both formats have text headers. This package reads them itself, because the libraries trust the headers: ITK uses file
-names as patterns for ``printf``, copies lines into buffers of fixed size, and opens any file of the machine as voxels.
-pynrrd limits neither the size of the header nor that of the voxels. MetaImage has no other library. Here every length
-is limited before the text is parsed, and a header that is not understood is refused.
+Both formats have text headers. This package does not use libraries for these formats, because the libraries trust the
+headers. ITK uses file names as patterns for ``printf``, copies lines into buffers of fixed size, and opens any file of
+the machine as voxels. pynrrd limits neither the size of the header nor the size of the voxels. MetaImage has no library
+except ITK. Here every length is limited before the text is parsed, and a header that is not understood is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SINGULAR = 1e-6
 
 
 def damaged(path: Path, problem: str, value: object = None, remedy: str | None = None) -> DetSeg3DError:
-    """Return the error for a header whose content is impossible or not supported."""
+    """Return the error for a header with impossible or unsupported content."""
     return DetSeg3DError(
         f"the image cannot be read: {problem}",
         file=path,
@@ -68,14 +68,37 @@ def read_header_lines(handle: io.BufferedIOBase, path: Path) -> Iterator[bytes]:
 
 
 def parse_count(path: Path, name: str, text: str) -> int:
-    """Parse a whole number of at least 0 with at most 18 digits."""
+    """Parse a whole number from 0 with at most 18 digits.
+
+    Raises
+    ------
+    DetSeg3DError
+        If ``text`` is not such a number. The error names ``path`` and the field ``name``.
+    """
     if re.fullmatch(r"[0-9]{1,18}", text) is None:
         raise damaged(path, f"{name} is not a count", text)
     return int(text)
 
 
 def parse_numbers(path: Path, name: str, text: str, count: int | None = None) -> tuple[float, ...]:
-    """Parse finite numbers separated by spaces; with ``count``, exactly so many numbers."""
+    """Parse finite numbers that are separated by spaces.
+
+    Parameters
+    ----------
+    path : Path
+        The file that messages name.
+    name : str
+        The field that messages name.
+    text : str
+        Value of the field.
+    count : int, optional
+        Expected number of numbers; by default any number of numbers is accepted.
+
+    Raises
+    ------
+    DetSeg3DError
+        If an entry is not a finite number, or the number of entries differs from ``count``.
+    """
     words = text.split()
     if not all(len(word) <= _MAX_NUMBER_CHARACTERS and _NUMBER.fullmatch(word) for word in words):
         raise damaged(path, f"{name} has an entry that is not a finite number", text)
@@ -93,7 +116,7 @@ def parse_sizes(path: Path, name: str, text: str, axes: int) -> tuple[int, ...]:
     Raises
     ------
     DetSeg3DError
-        If a number is not positive, the number of sizes is not that of the axes, or the product is impossible.
+        If a size is not positive, the number of sizes differs from the number of axes, or the product is impossible.
     """
     words = text.split()
     fits = 1 <= axes <= _MAX_AXES and len(words) == axes and all(re.fullmatch(r"[0-9]{1,9}", word) for word in words)
@@ -185,7 +208,7 @@ def make_geometry(
     Raises
     ------
     DetSeg3DError
-        If a spacing is not positive, or the axes span no volume.
+        If a spacing is not positive, or the axes do not span a volume.
     """
     if not all(length > 0 for length in spacing):
         raise damaged(path, "its spacing is not positive", list(spacing), "write the image again with its true spacing")

@@ -135,7 +135,7 @@ def test_images_of_unsupported_formats_in_a_folder_are_listed(tmp_path: Path) ->
     assert [path.name for path in unread_images(tmp_path)] == ["a.hdr", "a.img", "b.mgz"]
 
 
-def test_names_of_segmentations() -> None:
+def test_names_of_segmentations_are_recognised() -> None:
     assert segmentation_stem("A.SEG.NRRD") == "A"
     assert segmentation_stem(".seg.nrrd") is None
     assert strip_ending("x/case_1.seg.nrrd") == "case_1"

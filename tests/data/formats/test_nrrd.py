@@ -252,7 +252,7 @@ def test_a_space_that_is_not_anatomical_is_read_as_lps_with_a_warning(
     ],
     ids=["lines and bytes", "the end", "bytes in gzip", "a line before gzip", "two members", "two streams", "padding"],
 )
-def test_spellings_and_encodings_of_the_data(file: Path, lines: str, content: bytes) -> None:
+def test_all_spellings_and_encodings_of_the_data_are_read(file: Path, lines: str, content: bytes) -> None:
     old = "encoding: raw" if "encoding" in lines else "kinds: domain domain domain"
     write(file, (old, lines), voxels=content)
     assert read_image(file)[0].ravel().tolist() == list(range(24))

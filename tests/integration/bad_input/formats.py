@@ -68,7 +68,7 @@ FORMATS: list[tuple[str, str, str, ModuleType, str]] = [
         "the command never ended",
         "`the path is not a regular file`",
         test_files,
-        "test_special_files_are_refused_at_once",
+        "test_opening_a_special_file_is_refused",
     ),
     (
         "`.nii.gz` of 20 MB with 20 GB behind the voxels",

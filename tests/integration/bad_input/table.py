@@ -231,7 +231,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "traceback of numexpr",
         "a result",
         test_io_paths,
-        "test_variables_of_threads_that_numexpr_does_not_understand_cost_nothing",
+        "test_variables_of_threads_that_numexpr_does_not_understand_are_harmless",
     ),
     (
         "`train` under `PYTHONOPTIMIZE=2`",
@@ -252,7 +252,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         "all of imagesTr trained, without a message",
         '`the entry "training" names 3 of the 5 cases`',
         test_io_raw_dataset,
-        "test_cases_that_a_training_list_leaves_out_do_not_train_unseen",
+        "test_cases_that_a_training_list_leaves_out_are_an_error",
     ),
     (
         "`train` on a fold that is trained or begun",

@@ -61,7 +61,7 @@ class SeriesBuilder:
         return dataset
 
     def write(self, folder: Path, names: Sequence[str] | None = None) -> None:
-        """Write all slices; by default the order of the names is not that of the positions."""
+        """Write all slices. By default, the order of the names differs from the order of the positions."""
         for index in range(len(self.array)):
             name = names[index] if names else f"{(index * 7 + 3) % 97:03d}_{self.name}.dcm"
             save(self.slice(index), folder / name)

@@ -298,7 +298,7 @@ def test_a_repeated_slice_with_another_identifier_is_named(tmp_path: Path) -> No
     assert "1 of 9 positions" in str(error.value)
 
 
-def test_two_contents_with_one_identifier_are_an_error(tmp_path: Path) -> None:
+def test_two_files_with_different_content_and_one_identifier_are_an_error(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY)
     builder.write(tmp_path)
     other = SeriesBuilder(ARRAY + 1).slice(4)

@@ -71,7 +71,7 @@ def test_activity_is_divided_by_the_dose_per_gram_at_the_start_of_the_scan(tmp_p
         ({"AcquisitionTime": "110500"}, {}, 3600),  # a later bed position: corrected to the start of the series
     ],
 )
-def test_the_time_since_the_injection(
+def test_the_time_since_the_injection_reduces_the_dose(
     tmp_path: Path, tags: dict[str, Any], source: dict[str, Any], seconds: float
 ) -> None:
     write_pet(tmp_path, tags, source)

@@ -42,7 +42,7 @@ def compress(dataset: Any, syntax: str) -> None:
 
 @pytest.mark.parametrize("syntax", NATIVE, ids=lambda uid: uid.name)
 @pytest.mark.parametrize("array", [ARRAY, ARRAY.astype(np.int32) * 1000, BYTES], ids=["int16", "int32", "uint8"])
-def test_uncompressed_transfer_syntaxes(tmp_path: Path, syntax: str, array: Any) -> None:
+def test_uncompressed_transfer_syntaxes_are_read(tmp_path: Path, syntax: str, array: Any) -> None:
     SeriesBuilder(array, transfer_syntax=syntax).write(tmp_path)
     found, geometry = read_image(tmp_path)
     np.testing.assert_array_equal(found, array)
@@ -63,7 +63,7 @@ def test_bytes_of_big_endian_words_are_swapped_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda uid: uid.name)
 @pytest.mark.parametrize("array", [ARRAY, BYTES, np.abs(ARRAY).astype(np.uint16)], ids=["int16", "uint8", "uint16"])
-def test_compressed_transfer_syntaxes(tmp_path: Path, syntax: str, array: Any) -> None:
+def test_compressed_transfer_syntaxes_are_read(tmp_path: Path, syntax: str, array: Any) -> None:
     builder = SeriesBuilder(array, extra={"RescaleSlope": 1, "RescaleIntercept": 0})
     for index in range(4):
         dataset = builder.slice(index)
@@ -176,7 +176,7 @@ def test_bits_beyond_the_stored_bits_are_ignored(tmp_path: Path, bits: int, high
     np.testing.assert_array_equal(read_image(tmp_path)[0], values)
 
 
-def test_minimum_is_white_does_not_change_the_values(tmp_path: Path) -> None:
+def test_monochrome1_does_not_change_the_values(tmp_path: Path) -> None:
     SeriesBuilder(ARRAY, extra={"PhotometricInterpretation": "MONOCHROME1"}).write(tmp_path)
     np.testing.assert_array_equal(read_image(tmp_path)[0], ARRAY)
 
@@ -315,7 +315,7 @@ def _explicit(handle: Any) -> Any:
     return target
 
 
-def test_a_deflated_bomb_is_not_inflated(tmp_path: Path) -> None:
+def test_a_small_deflated_file_is_not_inflated_beyond_its_stated_size(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY, transfer_syntax=DeflatedExplicitVRLittleEndian)
     builder.write(tmp_path, [f"{index}.dcm" for index in range(4)])
     content = (tmp_path / "2.dcm").read_bytes()
