@@ -17,12 +17,12 @@ class DicomIdentity:
     ----------
     study_instance_uid, series_instance_uid : str
     frame_of_reference_uid : str
-        Empty if the series states none.
+        Identifier of the coordinate system; empty if the series does not state it.
     sop_class_uid : str
         Kind of the objects, for example CT Image Storage.
     modality : str
     series_number, series_description : str
-        Empty if the series states none.
+        Empty if the series does not state them.
     sop_instance_uids : tuple of str
         Identifier of the object of each slice, in the order of the slices of the volume.
     frame_numbers : tuple of int

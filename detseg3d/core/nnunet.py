@@ -16,9 +16,9 @@ class Counterpart:
 
     Attributes
     ----------
-    there : str
-        nnU-Net's command, flag or variable, as Markdown.
-    here : str
+    nnunet : str
+        Command, flag or variable of nnU-Net, as Markdown.
+    detseg3d : str
         Counterpart in DetSeg3D, as Markdown. A text that begins with ``none:`` explains why a counterpart is missing.
     flags : tuple of str, optional
         Flags of nnU-Net. A command of DetSeg3D that does not have such a flag answers with this row.
@@ -26,8 +26,8 @@ class Counterpart:
         Values of nnU-Net, such as names of configurations. A command of DetSeg3D answers them with this row.
     """
 
-    there: str
-    here: str
+    nnunet: str
+    detseg3d: str
     flags: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
 
@@ -179,7 +179,7 @@ def answer_flag(flag: str) -> str | None:
     Examples
     --------
     >>> answer_flag("-gpu_memory_target")
-    "nnU-Net's -gpu_memory_target is here: --training_gb 24"
+    'the counterpart of -gpu_memory_target of nnU-Net is: --training_gb 24'
     >>> answer_flag("--epochs") is None
     True
     """
@@ -192,10 +192,10 @@ def answer_word(word: str) -> str | None:
 
 
 def _answer(typed: str, line: Counterpart) -> str:
-    text = plain(line.here)
+    text = plain(line.detseg3d)
     if text.startswith(_NONE):
-        return f"nnU-Net's {typed} has no counterpart here: {text.removeprefix(_NONE)}"
-    return f"nnU-Net's {typed} is here: {text}"
+        return f"{typed} of nnU-Net has no counterpart in DetSeg3D: {text.removeprefix(_NONE)}"
+    return f"the counterpart of {typed} of nnU-Net is: {text}"
 
 
 def plain(markdown: str) -> str:
@@ -211,5 +211,5 @@ def plain(markdown: str) -> str:
 
 def table(lines: Sequence[Counterpart] = COUNTERPARTS) -> str:
     """Return the table of docs/how_to/from_nnunet.md as Markdown."""
-    rows = [f"| {line.there} | {line.here} |" for line in lines]
-    return "\n".join(["| nnU-Net v2 | here |", "|---|---|", *rows])
+    rows = [f"| {line.nnunet} | {line.detseg3d} |" for line in lines]
+    return "\n".join(["| nnU-Net v2 | DetSeg3D |", "|---|---|", *rows])

@@ -41,7 +41,7 @@ class StoredOrder:
     permutation : tuple of 3 ints, optional
         Indices of the stored axes that run along the canonical axes z, y and x.
     flipped : tuple of 3 bools, optional
-        Whether the file stores each canonical axis in the opposite direction.
+        For each canonical axis, true if the file stores the axis in the opposite direction.
 
     Examples
     --------

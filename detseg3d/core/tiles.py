@@ -73,7 +73,7 @@ def tile_boxes(
     Raises
     ------
     DetSeg3DError
-        If more than :data:`MAX_TILES` RoIs are needed, which would fill the memory.
+        If more than :data:`MAX_TILES` RoIs are needed. So many RoIs would fill the memory.
 
     Examples
     --------

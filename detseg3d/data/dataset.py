@@ -261,7 +261,7 @@ def _compare_with_list(data: Mapping[str, Any], cases: Sequence[RawCase], file: 
     Raises
     ------
     DetSeg3DError
-        If the entry leaves out cases, which may be reserved for a test.
+        If the entry leaves out cases. These cases may be reserved for a test.
     """
     if "training" not in data:
         return
@@ -447,7 +447,7 @@ def list_inputs(source: str | Path, channel_count: int, series: Sequence[str] = 
             file=path,
             remedy="give the folder that holds CASE_0000, CASE_0001, …",
         )
-    # list_cases would check the other files in the folder, which may have any names.
+    # Do not call list_cases: it would check the other files in the folder, and these may have any names.
     name = path.stem if path.suffix.lower() in DICOM_ENDINGS else strip_ending(path)
     return (RawCase.of_files(check_case_id(name.removesuffix("_0000")), [path]),)
 

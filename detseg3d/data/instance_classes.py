@@ -29,7 +29,7 @@ MAX_BYTES: Final = 64 << 20
 
 _COLUMNS = ("case", "instance", "class")
 _MAX_SHOWN = 10
-_MAX_NUMBER_LENGTH = 19  # digits; Python refuses to convert thousands of them
+_MAX_NUMBER_LENGTH = 19  # Python refuses to convert numbers of thousands of digits
 
 
 @dataclass(frozen=True)

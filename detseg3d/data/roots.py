@@ -84,7 +84,7 @@ def _root(flag: str | Path | None, option: str, variables: tuple[str, ...]) -> P
         if value is None:
             nnunet_variable = f"nnUNet_{option.lstrip('-')}"
             if os.environ.get(nnunet_variable) and nnunet_variable not in variables:
-                note = f"; {nnunet_variable} is set: {plain(FOLDER_VARIABLES.here)}"
+                note = f"; {nnunet_variable} is set: {plain(FOLDER_VARIABLES.detseg3d)}"
             else:
                 note = ""
             raise DetSeg3DError(

@@ -161,7 +161,7 @@ def compute_in(device: torch.device, wanted: Precision = Precision.AUTO) -> Prec
     chosen = choose_precision(device, wanted)
     if chosen is Precision.BF16 and wanted is chosen and _fastest_precision(device) is not chosen:
         logger.warning(
-            "%s emulates bfloat16 here: a convolution takes %.0f times as long as in float32; prefer --precision auto",
+            "%s emulates bfloat16: a convolution takes %.0f times as long as in float32; prefer --precision auto",
             device.type,
             _slowness(device, torch.bfloat16),
         )

@@ -470,7 +470,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
             wanted = _PIECE_BYTES
     if not left:
         raise DetSeg3DError(
-            "the file is larger than a file of its kind may be",
+            "the file is too large for a file of its kind",
             file=path,
             value=f"{max(size, max_bytes + 1)} bytes or more",
             expected=f"at most {max_bytes}",

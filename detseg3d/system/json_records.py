@@ -86,7 +86,7 @@ class JsonRecord:
 @cache
 def _validator(cls: type) -> Callable[[Mapping[str, Any]], Any]:
     """Return pydantic's validator of a class. It is slow to build and quick to use."""
-    from pydantic import TypeAdapter  # imported here: most programs that write records never read one
+    from pydantic import TypeAdapter  # imported here, because most programs write records and never read them
 
     adapter: TypeAdapter[Any] = TypeAdapter(cls)
     return adapter.validate_python

@@ -67,7 +67,7 @@ class Holder:
         return f"process {self.process} on {self.host}, {self.purpose} since {self.since}"
 
     @classmethod
-    def here(cls, purpose: str) -> Holder:
+    def of_this_process(cls, purpose: str) -> Holder:
         """Return a description of this process, with the current time as ``since``."""
         now = datetime.now(timezone.utc).isoformat(sep=" ", timespec="seconds")
         return cls(purpose, os.getpid(), platform.node(), now, writer_name())
@@ -108,7 +108,7 @@ def locked(file: Path, purpose: str, problem: str, *, shared: bool = False, wait
     """
     made = [folder for folder in file.parents if not folder.exists()]
     try:
-        descriptor = _acquire(file, Holder.here(purpose), problem, shared, wait)
+        descriptor = _acquire(file, Holder.of_this_process(purpose), problem, shared, wait)
         try:
             yield
         finally:

@@ -154,7 +154,7 @@ def without_interrupt() -> Iterator[None]:
 
 
 def ignore_signals_in_worker() -> None:
-    """Ignore signals in a worker process; the parent process, which receives them as well, reacts to them."""
+    """Ignore signals in a worker process. The parent process also receives the signals and reacts to them."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     exit_with_parent()

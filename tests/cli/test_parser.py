@@ -80,7 +80,7 @@ def test_every_flag_of_nnunet_is_accepted_or_explained(command: str, capsys: pyt
     for flag in NNUNET_FLAGS:
         if flag in flags_of(parser):
             continue
-        answer = next(plain(line.here) for line in COUNTERPARTS if flag in line.flags).removeprefix("none: ")
+        answer = next(plain(line.detseg3d) for line in COUNTERPARTS if flag in line.flags).removeprefix("none: ")
         assert answer in refusal(parser, [*NEEDED[command].split(), flag, "value"], capsys)
 
 

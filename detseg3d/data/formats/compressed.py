@@ -277,7 +277,7 @@ def _too_few(needed: int) -> str:
 
 def _left(source: io.BufferedIOBase) -> int:
     """Return the number of bytes from the current position of a file to its end."""
-    here = source.tell()
+    current = source.tell()
     end = source.seek(0, os.SEEK_END)
-    source.seek(here)
-    return end - here
+    source.seek(current)
+    return end - current

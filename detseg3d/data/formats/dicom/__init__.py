@@ -1,7 +1,7 @@
 """Find DICOM objects in folders, group them into series, check their headers, and read them as volumes.
 
-This package imports only modules that need no DICOM library. Import :mod:`detseg3d.data.formats.dicom.reader` where
-DICOM is read: it imports pydicom.
+This package imports only modules that need no DICOM library. The module :mod:`detseg3d.data.formats.dicom.reader`
+imports pydicom, so import it only in functions that read DICOM.
 """
 
 from __future__ import annotations

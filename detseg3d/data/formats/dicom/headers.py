@@ -63,7 +63,7 @@ class PixelElement:
     available : int
         Number of bytes after ``offset`` in the file; for a deflated file, the number that the element states.
     is_byte_swapped : bool
-        Whether the bytes of an 8-bit image are stored in swapped pairs (big endian, VR OW).
+        True if the bytes of an 8-bit image are stored in swapped pairs (big endian, VR OW).
     """
 
     keyword: str
@@ -276,7 +276,7 @@ def inflate(path: Path, max_bytes: int) -> tuple[bytes, bool]:
     -------
     data : bytes
     is_whole : bool
-        Whether the compressed stream was read to its end mark.
+        True if the compressed stream was read to its end mark.
     """
     with open_regular_file(path) as handle:
         start = handle.read(144)
