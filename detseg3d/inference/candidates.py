@@ -1,4 +1,4 @@
-"""The candidates of one scan with their RoI masks, before any score threshold. Masks are made from them, now or later.
+"""The candidates of one scan with their RoI masks, before any score threshold. Lesions are made from them later.
 
 Cross-validation stores the candidates, so that thresholds can be chosen without running the networks again. Candidates
 whose RoIs neither overlap nor touch do not influence each other. So a search over thresholds merges a group of
@@ -62,7 +62,7 @@ class MergedGroup:
     Attributes
     ----------
     window : tuple of 3 slices
-        Where the group lies in the volume.
+        Part of the volume that contains the group.
     merged : Merged
         On the grid of the window. Lesions are numbered from 1 within the group. Their boxes and candidates refer to the
         whole volume.
@@ -80,6 +80,7 @@ class _PastedRois:
     size: int = 0
 
     def keep(self, candidate: int, pasted: list[PastedRoi]) -> None:
+        """Keep the pasted RoIs of a candidate if the memory allows it."""
         size = sum(roi.probability.nbytes for roi in pasted)
         if self.size + size <= _MAX_PASTED_BYTES:
             self.rois[candidate] = pasted
@@ -103,7 +104,8 @@ class Candidates:
         Highest probability of Stage 1 in the scan, even if no candidate reached the detection threshold. It is not
         stored in files.
     limit : int or None
-        Largest number of candidates in a prediction of this scan; more may be stored. ``None`` sets no limit.
+        Largest number of candidates in a prediction of this scan. More candidates may be stored. ``None`` means no
+        limit.
     variance_between : float
         Variance of the score between several networks, on the scale of log-odds; 0 for a single network. It is not
         stored in files, because only candidates of single networks are stored.
@@ -141,7 +143,7 @@ class Candidates:
         return self.select(self.passing(inference))
 
     def final_scores(self, inference: InferencePlan) -> npt.NDArray[np.float64]:
-        """Return the combined score of each candidate, calibrated as the plan says; shape ``(N,)``."""
+        """Return the combined score of each candidate, with the calibration of the plan; shape ``(N,)``."""
         roi_scores = candidate_roi_scores(len(self), self.predictions)
         return combine_scores(self.detections.scores, roi_scores, inference.calibration, inference.detection_weight)
 
@@ -166,7 +168,7 @@ class Candidates:
         return plans if knots == inference.calibration else plans.evolve(inference={"calibration": knots})
 
     def touching(self) -> csr_array:
-        """Find the candidates whose RoIs overlap or touch, whatever their classes.
+        """Find the candidates whose RoIs overlap or touch, within and between classes.
 
         The masks of all other pairs of candidates neither compete nor touch.
 
@@ -202,7 +204,8 @@ class Candidates:
     def merge_group(self, members: IntArray, plans: Plans) -> MergedGroup | None:
         """Merge some candidates; no threshold on score or size is applied to the resulting lesions.
 
-        If all ``members`` take part in :meth:`merge` as well, its masks of these lesions are the same, voxel by voxel.
+        If all ``members`` also take part in :meth:`merge`, both methods give the same masks of these lesions, voxel by
+        voxel.
 
         Parameters
         ----------
@@ -248,10 +251,10 @@ class Candidates:
 def loose_suppression(inference: InferencePlan) -> InferencePlan:
     """Return an inference section with half the suppression distance, more overlap and twice as many candidates.
 
-    Candidates stored under it serve every stricter setting that a later search may try. Suppression is greedy, so two
-    passes, the second one stricter, may rarely lose a candidate that one strict pass would keep. This happens if box A
-    suppresses box B in the first pass, and a third box suppresses A in the second pass. In one strict pass, A would be
-    gone before it could suppress B.
+    Candidates stored under it serve every stricter setting that a later search may try. Suppression is greedy. A loose
+    pass and then a strict pass may therefore lose a candidate that one strict pass keeps, which is rare. This happens
+    if box A suppresses box B in the loose pass, and a third box suppresses A in the strict pass. In one strict pass, A
+    is removed before it can suppress B.
     """
     return inference.model_copy(
         update={
@@ -293,6 +296,10 @@ def save_candidates(candidates: Candidates, path: str | Path) -> None:
 def load_candidates(path: str | Path) -> Candidates:
     """Read candidates that :func:`save_candidates` wrote.
 
+    Returns
+    -------
+    Candidates
+
     Raises
     ------
     DetSeg3DError
@@ -322,7 +329,7 @@ def _from_arrays(data: dict[str, npt.NDArray[Any]]) -> Candidates:
     if masks.dtype != np.uint8 or not all(np.isfinite(array).all() for array in (boxes, scores, rois, roi_scores)):
         raise ValueError(f"values that are not finite, or masks of {masks.dtype}")
     if len(owners) and not 0 <= owners.min() <= owners.max() < count:
-        raise ValueError(f"a RoI belongs to candidate {owners.max()} of {count}")
+        raise ValueError(f"an RoI belongs to candidate {owners.max()} of {count}")
     probabilities = torch.from_numpy(masks).half() / _LEVELS
     predictions = [
         RoiPrediction(roi, int(owner), probability, float(score))

@@ -1,4 +1,4 @@
-"""Options of a user on how the scans to predict are read. They come before the values in the plans of the model."""
+"""Options of a user for reading the scans to predict. They replace the values in the plans of the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["InputOptions"]
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Options on how the scans to predict are read.
+    """Options for reading the scans to predict.
 
     Parameters
     ----------
@@ -23,8 +23,9 @@ class InputOptions:
         Voxel spacing ``(z, y, x)`` in mm of ``.npy`` files, which store no spacing. By default the spacing of the image
         source is used, else that of the training data set, else 1 mm.
     series : tuple of str
-        Series to read from DICOM folders: a SeriesInstanceUID, SeriesNumber or SeriesDescription. Either one for all
-        channels, or one for each channel; in the second case all channels of a case lie in the same folder.
+        Series to read from DICOM folders: a SeriesInstanceUID, SeriesNumber or SeriesDescription. There is one entry
+        for all channels, or one entry for each channel. In the second case, all channels of a case lie in the same
+        folder.
     suv_channels : tuple of str
         Names of channels with PET to convert to SUV, in addition to the channels that the plans name.
     """
@@ -39,7 +40,7 @@ class InputOptions:
         Raises
         ------
         DetSeg3DError
-            If the number of series is neither 1 nor the number of channels, or a channel does not exist.
+            If the number of series is not 0, 1 or the number of channels, or if a channel does not exist.
         """
         names = plans.channel_names
         if len(self.series) not in (0, 1, len(names)):
@@ -60,12 +61,17 @@ class InputOptions:
         images : sequence of ImageSource
             One for each channel of the model.
         plans : Plans
-            Of the model.
+            Plans of the model.
+
+        Returns
+        -------
+        tuple of ImageSource
+            In the order of ``images``.
 
         Raises
         ------
         DetSeg3DError
-            As :meth:`check`.
+            For the reasons of :meth:`check`.
         """
         self.check(plans)
         names = plans.channel_names

@@ -1,4 +1,4 @@
-"""Loading a trained model: the networks of its folds, its thresholds, and what its training scans look like."""
+"""Load a trained model: the networks of its folds, its thresholds, and the appearance of its training scans."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a model is loaded.
+    """Options for loading a model.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class LoadOptions:
         Used instead of the thresholds of the operating point or the plan. With a score threshold, the scan threshold
         is not used.
     use_operating_point : bool
-        Use the thresholds and the calibration that ``detseg3d_consolidate`` stored with the model, if it did.
+        Use the thresholds and the calibration that ``detseg3d_consolidate`` stored with the model, if there are any.
     build_model : callable
         Function from plans to a network, if the model was trained with a network other than DetSeg3D.
     memory_gb : float or None
@@ -79,6 +79,10 @@ def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: L
         Names of the folds; ``None`` for all trained folds.
     options : LoadOptions
 
+    Returns
+    -------
+    LoadedModel
+
     Raises
     ------
     DetSeg3DError
@@ -95,7 +99,7 @@ def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: L
             raise DetSeg3DError(
                 "the folds were trained with different plans",
                 file=fold.plans,
-                remedy=f"predict with fewer folds (-f), or train this one with the plans of {chosen[0].path.name}",
+                remedy=f"predict with fewer folds (-f), or train this fold with the plans of {chosen[0].path.name}",
             )
         networks.append(_load_network(fold, plans, options))
         references.append(load_reference(fold, plans))
@@ -115,7 +119,7 @@ def _load_network(fold: FoldFolder, plans: Plans, options: LoadOptions) -> DetSe
     if options.build_model is DetSeg3D:
         check_network_is_named(plans)
     weights = fold.weights(options.checkpoint)
-    # Checked before a network of that size takes memory.
+    # The weights are checked before the network takes memory.
     check_weights(plans, weights, options.build_model)
     network = options.build_model(plans)
     load_weights(network, weights)
@@ -130,6 +134,6 @@ def _plans_in_use(folder: Path, chosen: Sequence[FoldFolder], plans_of: Sequence
         plans = apply_operating_point(plans, folder, weights, options.use_mirroring)
     thresholds = {"candidate_threshold": options.candidate_threshold, "score_threshold": options.score_threshold}
     if options.score_threshold is not None:
-        # A user who states the score of a lesion means it in every scan.
+        # A score threshold that the user gives holds in every scan.
         thresholds["scan_threshold"] = 0.0
     return plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})

@@ -44,7 +44,11 @@ def prediction_bytes(
     device : torch.device
         An accelerator holds the feature maps in its own memory, and raises an error if that memory is exhausted.
     inference : InferencePlan, optional
-        Decides the limit of candidates; by default the section of ``plans``.
+        Section that decides the limit of candidates; by default the section of ``plans``.
+
+    Returns
+    -------
+    float
     """
     fine, original = math.prod(transform.fine_shape), math.prod(transform.original_shape)
     # Masks are made on the grid of the scan, which may be larger or smaller than the fine grid.
@@ -70,6 +74,10 @@ def network_bytes(plans: Plans, region: Region, candidates: int, precision: Prec
         Number of candidates that Stage 2 segments.
     precision : Precision
         Precision of the feature maps.
+
+    Returns
+    -------
+    float
     """
     maps, outlines = _stage2_bytes(plans, candidates, precision)
     smaller, larger = sorted((inference_bytes(NetworkPlan.of(plans, precision), region), maps))

@@ -1,12 +1,12 @@
-"""A trained model as one safetensors file that can be handed on.
+"""A trained model as one safetensors file that can be shared.
 
 The tensors of every fold are named ``fold_0/…``, ``fold_1/…``. The metadata hold everything else as text: the JSON
 files of the model folder under their own names (``fold_0/plans.json``, ``operating_point.json``, …), and under
 ``detseg3d`` a description with the name of the model and a checksum.
 
-The file may come from anybody. The header has a limited length. The plans in it are checked before a network is
-described, the tensors in it are compared with that network before memory is taken for them, and only then are they
-read. Nothing in the file is run as code.
+The file may come from anybody. The length of its header is limited. Its plans are checked before a network is
+described. Its tensors are compared with this network before they are read into memory. Nothing in the file is run as
+code.
 """
 
 from __future__ import annotations
@@ -107,12 +107,17 @@ def is_model_document(name: str) -> bool:
 
 
 def check_model_name(name: str) -> str:
-    """Return ``name`` if a folder can have it on every system.
+    """Return ``name`` if a folder can have this name on every system.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
     DetSeg3DError
-        If it is not the name of a data set, or has characters that a system forbids or that are invisible.
+        If ``name`` is not the name of a data set, is too long, or has characters that are invisible or that a system
+        forbids.
     """
     check_dataset_name(name)
     if (
@@ -147,6 +152,11 @@ def write_model(path: Path, name: str, documents: Mapping[str, str], weights: Ma
         Text of the JSON documents, by their names relative to the model folder.
     weights : mapping of str to Path
         Weights file of each fold, by the name of its folder.
+
+    Returns
+    -------
+    ModelDescription
+        The description in the file.
 
     Raises
     ------
@@ -217,7 +227,7 @@ def _sort_header(path: Path) -> None:
         header = json.loads(handle.read(length))
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) <= length:  # otherwise the order stays, which is as valid
+        if len(text) <= length:  # otherwise the order stays, which is valid too
             handle.seek(8)
             handle.write(text.ljust(length))
 
@@ -226,15 +236,19 @@ def _sort_header(path: Path) -> None:
 
 
 def unpack_model(path: Path, folder: Path, build_model: Callable[[Plans], DetSeg3D] = DetSeg3D) -> ModelDescription:
-    """Unpack a model file, which anybody may have made, into a model folder.
+    """Check a model file, which may come from anybody, and unpack it into a model folder.
 
     Parameters
     ----------
     path : Path
     folder : Path
-        Exists and is empty. After an error its content is worthless.
+        An empty folder. After an error, its content must not be used.
     build_model : callable, optional
         Makes the network of a plan.
+
+    Returns
+    -------
+    ModelDescription
 
     Raises
     ------
@@ -267,7 +281,7 @@ def unpack_model(path: Path, folder: Path, build_model: Callable[[Plans], DetSeg
 
 @contextmanager
 def opened_model(path: str | Path, build_model: Callable[[Plans], DetSeg3D] = DetSeg3D) -> Iterator[Path]:
-    """Give the folder of a model: ``path`` itself, or a temporary folder if it is a model file.
+    """Yield the folder of a model: ``path``, or a temporary folder if ``path`` is a model file.
 
     Parameters
     ----------
@@ -279,12 +293,12 @@ def opened_model(path: str | Path, build_model: Callable[[Plans], DetSeg3D] = De
     Yields
     ------
     Path
-        A temporary folder is removed at the end.
+        Folder of the model. A temporary folder is removed at the end of the context.
 
     Raises
     ------
     DetSeg3DError
-        As :func:`unpack_model`.
+        For the reasons of :func:`unpack_model`.
     """
     path = Path(path)
     if not path.is_file():
@@ -380,7 +394,7 @@ def _check_documents(documents: Mapping[str, str], folds: Iterable[str], path: P
     needed = {f"{fold}/{name}.json" for fold in folds for name in ("plans", "appearance")}
     stored = {name for name in documents if name.startswith("fold_")}
     if needed != stored:
-        raise _refused(path, "its documents and its weights are not those of the same folds", sorted(needed ^ stored))
+        raise _refused(path, "its documents and its weights belong to different folds", sorted(needed ^ stored))
     for name, text in documents.items():
         _parse(text, name, path)
 
@@ -420,7 +434,7 @@ def _unpack_fold(
 
 
 def _renew_digests(folder: Path, folds: Iterable[str]) -> None:
-    """Give the operating point the digests of the weights files that were written now.
+    """Store the digests of the unpacked weights files in the operating point.
 
     The export has checked that the operating point was chosen with these weights. Another version of the safetensors
     library may write the same weights as other bytes, so the digests of the files can differ.

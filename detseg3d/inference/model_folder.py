@@ -30,8 +30,12 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
     folder : Path
         ``results/DatasetXXX_Name``.
     folds : sequence or None
-        Names of the folds. With ``None``, fold ``all`` is used only if there is no other.
+        Names of the folds. With ``None``, fold ``all`` is used only if there is no other fold.
     checkpoint : {"final", "best"}
+
+    Returns
+    -------
+    list of FoldFolder
 
     Raises
     ------
@@ -39,9 +43,9 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
         If there is no trained fold, or a named fold is missing.
     """
     model = ModelFolder(folder)
-    there = model.folds()
-    trained = [fold for fold in there if fold.weights(checkpoint).is_file()]
-    if not there or (folds is None and not trained):
+    existing = model.folds()
+    trained = [fold for fold in existing if fold.weights(checkpoint).is_file()]
+    if not existing or (folds is None and not trained):
         raise DetSeg3DError(
             "there is no trained fold in this folder", file=folder, remedy="train with detseg3d_train, or check -m / -d"
         )
@@ -55,7 +59,7 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
             "these folds are not trained",
             file=folder,
             value=missing,
-            expected=", ".join(fold.path.name for fold in there),
+            expected=", ".join(fold.path.name for fold in existing),
             remedy="choose among them with -f, or train the others",
         )
     return chosen
@@ -63,6 +67,10 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
 
 def model_plans(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> Plans:
     """Read the plans of a model without loading its weights.
+
+    Returns
+    -------
+    Plans
 
     Raises
     ------
@@ -81,6 +89,10 @@ def load_reference(fold: FoldFolder, plans: Plans) -> TrainingAppearance:
     plans : Plans
         Plans of the fold.
 
+    Returns
+    -------
+    TrainingAppearance
+
     Raises
     ------
     DetSeg3DError
@@ -89,20 +101,20 @@ def load_reference(fold: FoldFolder, plans: Plans) -> TrainingAppearance:
     file = fold.appearance
     if not file.is_file():
         raise DetSeg3DError(
-            "the model does not say what its training scans look like, so no scan can be compared with them",
+            "the model does not describe its training scans, so no scan can be compared with them",
             file=file,
-            remedy="where the data set lies, run detseg3d_plan_and_preprocess, then detseg3d_train with --val: it "
-            "writes this file; or copy the file from where the model was trained",
+            remedy="copy the file from the computer on which the model was trained; or, on the computer with the data "
+            "set, run detseg3d_plan_and_preprocess and then detseg3d_train with --val, which writes the file",
         )
     reference = load_training_appearance(file)
     found = [(channel.name, channel.normalization) for channel in reference.channels]
     if found != list(zip(plans.channel_names, plans.normalization, strict=True)):
         raise DetSeg3DError(
-            "the file describes scans of other channels, or normalised in another way, than the plans beside it",
+            "the file describes other channels or another normalisation than the plans beside it",
             file=file,
             value=[name for name, _ in found],
             expected=f"{list(plans.channel_names)}, with the normalisation of plans.json",
-            remedy="restore both files from where the model was trained",
+            remedy="restore both files from the computer on which the model was trained",
         )
     return reference
 
@@ -133,6 +145,10 @@ def restrict_mirroring(plans: Plans, others: Sequence[Plans]) -> Plans:
         Plans of the inference.
     others : sequence of Plans
         Plans with which the networks were trained.
+
+    Returns
+    -------
+    Plans
     """
     known = set.intersection(*(set(other.training.mirror_axes) for other in others))
     axes = tuple(axis for axis in plans.inference.mirror_axes if axis in known)

@@ -1,4 +1,4 @@
-"""The explanation if a prediction finds no lesion in any scan: which threshold was not reached, and by how much."""
+"""Explain a prediction without any lesion: the threshold that no scan reached, and the best score."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CaseOutcome:
 
 
 def explain_no_lesions(outcomes: Mapping[str, CaseOutcome], inference: InferencePlan) -> str | None:
-    """Describe the threshold that no scan reached; return ``None`` if a scan has a lesion, or without scans.
+    """Describe the threshold that no scan reached, if no scan has a lesion.
 
     Parameters
     ----------
@@ -38,6 +38,11 @@ def explain_no_lesions(outcomes: Mapping[str, CaseOutcome], inference: Inference
         Outcome of each case.
     inference : InferencePlan
         Thresholds of the prediction.
+
+    Returns
+    -------
+    str or None
+        ``None`` if a scan has a lesion, or if there is no scan.
 
     Examples
     --------
@@ -51,7 +56,7 @@ def explain_no_lesions(outcomes: Mapping[str, CaseOutcome], inference: Inference
     scored = {case: outcome.highest_score for case, outcome in outcomes.items() if outcome.highest_score is not None}
     if not scored:
         case, best = max(((case, o.highest_detection) for case, o in outcomes.items()), key=lambda pair: pair[1])
-        what = (
+        finding = (
             f"the detector's highest probability is {best:.3g} (in {case}), under the detection threshold "
             f"{inference.candidate_threshold:.3g}"
         )
@@ -59,25 +64,25 @@ def explain_no_lesions(outcomes: Mapping[str, CaseOutcome], inference: Inference
     else:
         case, best = max(scored.items(), key=lambda pair: pair[1])
         if best < inference.score_threshold:
-            what = (
+            finding = (
                 f"the highest score of a candidate is {best:.3g} (in {case}), under the score threshold "
                 f"{inference.score_threshold:.3g}"
             )
             remedy = "--score_threshold"
         elif best < inference.scan_threshold:
-            what = (
+            finding = (
                 f"the highest score of a candidate is {best:.3g} (in {case}), under the scan threshold "
                 f"{inference.scan_threshold:.3g} that the best lesion of a scan must reach"
             )
             remedy = "--score_threshold (with it, the scan threshold has no effect)"
         else:
-            what = (
+            finding = (
                 f"candidates reach the score threshold {inference.score_threshold:.3g} (the best: {best:.3g}, in "
-                f"{case}), but none has a mask above the mask threshold {inference.mask_threshold:.3g} of "
+                f"{case}), but none of them has a mask above the mask threshold {inference.mask_threshold:.3g} of "
                 f"{inference.minimum_volume_mm3:g} mm³ or more"
             )
             remedy = "mask_threshold and minimum_volume_mm3 in the plans.json of the folds"
     return (
-        f"no lesion in any of {len(outcomes)} scan(s): {what}; if lesions were expected, check that the scans are like "
-        f"those of the training (channels, units, spacing), or change {remedy}"
+        f"no lesion in any of {len(outcomes)} scan(s): {finding}; if lesions were expected, check that the scans "
+        f"are like those of the training (channels, units, spacing), or change {remedy}"
     )

@@ -1,4 +1,4 @@
-"""How a prediction looks in a notebook: the slice with most lesion voxels, and a table of the lesions."""
+"""Show a prediction in a notebook: the slice with most lesion voxels, and a table of the lesions."""
 
 from __future__ import annotations
 

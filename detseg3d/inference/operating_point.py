@@ -46,7 +46,7 @@ class OperatingPoint(BaseModel):
     metrics : ChoiceMetrics or None
         Pooled cross-validation metrics at these thresholds and at the thresholds of the plan.
     plan_kept : bool
-        True if the thresholds of the plan were kept, because no others gained more than noise.
+        True if the thresholds of the plan were kept, because no other thresholds gained more than noise.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,6 +86,10 @@ def save_operating_point(point: OperatingPoint, model_folder: str | Path) -> Pat
 def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
     """Read the operating point of a model; return ``None`` if none was chosen.
 
+    Returns
+    -------
+    OperatingPoint or None
+
     Raises
     ------
     DetSeg3DError
@@ -114,9 +118,9 @@ def apply_operating_point(
 ) -> Plans:
     """Return the plans with the operating point of the model, if it belongs to these weights.
 
-    A subset of the folds that were used to choose the operating point is accepted, because each fold was evaluated on
-    its own. A warning is logged if a fold was not used to choose it, for example fold ``all``, or if the mirrored
-    copies differ, because scores then differ.
+    A subset of the folds with which the operating point was chosen is accepted, because each fold was evaluated alone.
+    A warning is logged if the operating point was chosen without one of the folds, for example fold ``all``. A warning
+    is also logged if the mirrored copies differ, because scores then differ.
 
     Parameters
     ----------
@@ -126,6 +130,10 @@ def apply_operating_point(
         Weights file of each fold that is used, by the name of its folder.
     use_mirroring : bool
         True if the mirrored copies that ``plans`` name are averaged.
+
+    Returns
+    -------
+    Plans
     """
     point = load_operating_point(model_folder)
     if point is None:

@@ -19,7 +19,7 @@ from detseg3d.core.orientation import StoredOrder
 from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.images import file_ending, strip_ending, write_image
 from detseg3d.data.instance_classes import instance_class_record
-from detseg3d.inference.result import PredictedCandidate, PredictedLesion, Prediction
+from detseg3d.inference.result import Prediction
 from detseg3d.system.files import atomic_files, atomic_path, remove_files, write_text
 from detseg3d.system.json_files import read_json, write_json
 
@@ -88,11 +88,6 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
             **dicom_record(prediction.geometry),
         }
         write_json(record, files.record(case_id))
-
-
-def _as_stored(entry: PredictedLesion | PredictedCandidate, geometry: Geometry, order: StoredOrder) -> dict[str, Any]:
-    """Return the record of a lesion or a candidate, with its place in the order in which the masks are written."""
-    return entry.placed(order.box_to_stored(entry.box), geometry).to_json()
 
 
 def dicom_record(geometry: Geometry) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Predictor:
     models : sequence of DetSeg3D
         Networks with equal plans. They are put into evaluation mode and moved to ``device``.
     plans : Plans
-        Its ``inference`` section holds the thresholds that are used.
+        The section ``inference`` holds the thresholds that are used.
     device : torch.device
     use_mirroring : bool
         Average over the mirrored copies that the plan names.
@@ -102,10 +102,14 @@ class Predictor:
         options : LoadOptions, optional
             Weights, device, thresholds and network.
 
+        Returns
+        -------
+        Predictor
+
         Raises
         ------
         DetSeg3DError
-            As :func:`~detseg3d.inference.load.load_model`.
+            For the reasons of :func:`~detseg3d.inference.load.load_model`.
         """
         options = options or LoadOptions()
         model = load_model(folder, folds, options)
@@ -200,6 +204,10 @@ class Predictor:
         similarity : Similarity, optional
             From :meth:`compare`; it becomes part of the result.
 
+        Returns
+        -------
+        Prediction
+
         Raises
         ------
         DetSeg3DError
@@ -220,6 +228,11 @@ class Predictor:
         geometry : Geometry
         loose : bool
             Keep more duplicates and twice as many candidates, for a later search over suppression settings.
+
+        Returns
+        -------
+        Candidates
+            On the grid of the scan.
 
         Raises
         ------
@@ -267,7 +280,7 @@ class Predictor:
         )
 
     def _admit_file(self, image: ImageSource) -> None:
-        """Raise an error if a scan is too large to be read. DICOM folders are not checked: it would double the time."""
+        """Raise an error if a scan is too large to be read. DICOM folders are not checked, to save time."""
         if image.path.is_file():
             shape = read_geometry(image).shape
             require_memory(
@@ -310,7 +323,12 @@ class Predictor:
             )
 
     def read(self, case: RawCase, options: InputOptions) -> tuple[npt.NDArray[np.float32], Geometry]:
-        """Read the channels of a case, ``(C, Z, Y, X)``, and their geometry.
+        """Read the channels of a case and their geometry.
+
+        Returns
+        -------
+        images : ndarray of float32, shape ``(C, Z, Y, X)``
+        geometry : Geometry
 
         Raises
         ------
@@ -330,6 +348,10 @@ class Predictor:
         series : sequence of str, optional
             Series to read from DICOM folders. The subfolders of one study are then one case. If there is a series for
             each of several channels, all channels of a case are read from one folder.
+
+        Returns
+        -------
+        tuple of RawCase
 
         Raises
         ------

@@ -25,7 +25,7 @@ Placed = TypeVar("Placed", bound="_Placed")
 
 @dataclass(frozen=True, repr=False)
 class _Placed:
-    """Something with a class, scores and a box.
+    """An object with a class, scores and a box.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class PredictedLesion(_Placed):
     Attributes
     ----------
     id : int
-        Its value in the instance map, from 1; the best score has 1.
+        Value of the lesion in the instance map, from 1. The lesion with the best score has 1.
     voxels : int
     volume_mm3 : float
     diameter_mm : float
@@ -108,7 +108,7 @@ class PredictedCandidate(_Placed):
     Attributes
     ----------
     lesion : int or None
-        The lesion that its mask is part of; ``None`` if it was not accepted.
+        Id of the lesion that contains the mask of the candidate; ``None`` if the candidate was not accepted.
     """
 
     lesion: int | None
@@ -139,7 +139,7 @@ class Prediction:
     candidates : tuple of PredictedCandidate
         Every candidate of Stage 1.
     geometry : Geometry
-        Where the voxels lie.
+        Shape, spacing and position of the voxel grid.
     probabilities : ndarray of float16, shape ``(K, Z, Y, X)``, or None
         Averaged lesion probability of each class.
     similarity : Similarity or None
@@ -213,6 +213,10 @@ def describe_case(
         The scan compared with the training scans.
     candidate_limit : int, optional
         Largest number of candidates that the scan may have.
+
+    Returns
+    -------
+    Prediction
     """
     lesions = []
     for lesion in merged.lesions:

@@ -1,7 +1,8 @@
 """Networks and mask losses that a user names on the command line as ``module:function``.
 
-The plans of a training record the names, so that a later command can say which flags it needs. A recorded name is never
-imported. Code runs only if the user names it in the command itself, because the plans may come from somebody else.
+The plans of a training record the names, so that a later command can name the flags that it needs. A recorded name is
+never imported. Code runs only if the user names it in the command itself, because the plans may come from somebody
+else.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["CustomCode", "check_network_is_named", "load_function"]
 
 @dataclass(frozen=True)
 class CustomCode:
-    """A network and a mask loss of the user's own.
+    """A custom network and a custom mask loss.
 
     Attributes
     ----------
@@ -52,6 +53,10 @@ class CustomCode:
     def build(self, plans: Plans) -> DetSeg3D:
         """Make the network of the plans.
 
+        Returns
+        -------
+        DetSeg3D
+
         Raises
         ------
         DetSeg3DError
@@ -69,12 +74,12 @@ class CustomCode:
 
 
 def check_network_is_named(plans: Plans) -> None:
-    """Raise an error if the plans record a network of the user's own, for callers that build DetSeg3D itself.
+    """Raise an error if the plans record a custom network. Callers that build DetSeg3D itself check this first.
 
     Raises
     ------
     DetSeg3DError
-        Names the flag that is needed.
+        If the plans record a custom network. The error names the flag that is needed.
     """
     if plans.training.network is not None:
         raise DetSeg3DError(
@@ -93,6 +98,10 @@ def load_function(name: str) -> Callable[..., Any]:
     ----------
     name : str
         ``module:function``, for example ``my_package.networks:build``.
+
+    Returns
+    -------
+    callable
 
     Raises
     ------

@@ -30,8 +30,8 @@ from detseg3d.planning.rules.rois import rois_of_window
 
 __all__ = ["DetSeg3D", "Losses"]
 
-# Lowest score of a proposal in training, far below any threshold of inference. Early in the training no score is high,
-# and even the best of these proposals are better negatives than plain background.
+# Lowest score of a proposal in training, far below any threshold of inference. Early in the training all scores are
+# low, and even these proposals are better negatives than plain background.
 _PROPOSAL_FLOOR = 0.02
 _PROPOSALS_PER_VOLUME = 100
 
@@ -206,8 +206,12 @@ class DetSeg3D(nn.Module):
             Draws the RoIs.
         positives : float, optional
             Divisor of the detection losses; by default the number of lesions in this batch, at least 1. The training
-            passes the average number of lesions in a batch, so that each lesion has the same weight, whether it is the
-            only one in its window or one of many.
+            passes the average number of lesions in a batch, so that each lesion has the same weight in windows with few
+            and with many lesions.
+
+        Returns
+        -------
+        Losses
         """
         output = self.detect(self.to_detection_grid(image))
         training = self.plans.training

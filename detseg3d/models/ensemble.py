@@ -59,7 +59,7 @@ _LARGE_INTENSITY = 1e4
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """How both stages run on a volume.
+    """Options with which both stages run on a volume.
 
     Attributes
     ----------
@@ -68,7 +68,7 @@ class DetectOptions:
     mirror_axes : tuple of int
         Axes (0, 1, 2 for z, y, x) whose mirrored copies are averaged in Stage 1; empty for none.
     device : torch.device
-        Where the networks are; the CPU by default.
+        Device of the networks; the CPU by default.
     limit : int or None
         Largest number of candidates. By default the plan decides by the volume of the image.
     """
@@ -212,7 +212,7 @@ def flip_combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def flip_dense(level: DenseLevel, axes: Sequence[int]) -> DenseLevel:
-    """Undo the flip of an image in the dense output: flip the maps back and change the sign of the offsets.
+    """Flip the dense output of a flipped image back, and change the sign of the offsets.
 
     This is exact only if the image was padded to whole cells before it was flipped.
 
@@ -222,6 +222,10 @@ def flip_dense(level: DenseLevel, axes: Sequence[int]) -> DenseLevel:
         Output for the flipped image.
     axes : sequence of int
         Axes (0, 1, 2 for z, y, x) along which the image was flipped.
+
+    Returns
+    -------
+    DenseLevel
     """
     if not axes:
         return level
@@ -413,7 +417,7 @@ def highest_near(
 def _check_finite(
     outputs: Sequence[torch.Tensor], models: Sequence[DetSeg3D], image: torch.Tensor, device: torch.device
 ) -> None:
-    """Raise an error if a network overflowed. NaN lies below every threshold and would look like a healthy scan."""
+    """Raise an error if a network overflowed. NaN reaches no threshold, so the scan would pass for healthy."""
     if all(bool(torch.isfinite(output).all()) for output in outputs):
         return
     dtype = autocast_dtype(device) or torch.float32
@@ -421,11 +425,11 @@ def _check_finite(
     modules = [model for model in models if isinstance(model, nn.Module)]
     weight = max((float(weights.abs().max()) for module in modules for weights in module.parameters()), default=0.0)
     if weight > _LARGE_WEIGHT:
-        remedy = "the weights are too large: train again, or use another model"
+        remedy = "train again or use another model, because the weights are too large"
     elif intensity > _LARGE_INTENSITY:
-        remedy = "the scan has extreme intensities: check it, and check that it is the right channel"
+        remedy = "check the extreme intensities of the scan, and check that it is the right channel"
     else:
-        remedy = "neither the scan nor the weights are extreme: predict with -device cpu"
+        remedy = "predict with -device cpu: neither the scan nor the weights are extreme"
     raise DetSeg3DError(
         "the network's output is not finite, so this scan cannot be predicted",
         value=f"{device.type} with {str(dtype).removeprefix('torch.')}; largest intensity after normalisation "

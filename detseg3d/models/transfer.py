@@ -1,4 +1,4 @@
-"""Initial weights from a network that was planned for other data. Modules of the same function are copied.
+"""Copy initial weights from a network that was planned for other data, between modules of the same function.
 
 The index of a module means little between plans: in a plan with a fine stage, each later stage has an index one higher.
 So stages of the backbone are matched by their cumulative stride, heads by the size of their cells in mm, scales of
@@ -37,7 +37,7 @@ class ModuleTransfer:
     name : str
         Description of the module, such as "backbone, stride 2×2×2".
     source : str
-        Description of the module of the other network from which the weights are; "" if no module fits.
+        Description of the module of the other network that gave the weights; empty if no module fits.
     loaded, total : int
         Number of tensors that were copied, and of all tensors of the module.
     adapted : int
@@ -318,7 +318,7 @@ def _other_length(kernel: torch.Tensor, axis: int, length: int) -> torch.Tensor:
 
 
 def _one_to_one(wanted: Sequence[Sequence[float]], available: Sequence[Sequence[float]]) -> list[int | None]:
-    """Find the nearest available stride for each wanted stride. None is used twice; equal strides are matched first."""
+    """Find the nearest available stride for each wanted stride. Each is used once; equal strides are matched first."""
     distances = sorted(
         (_distance(first, second), i, j) for i, first in enumerate(wanted) for j, second in enumerate(available)
     )

@@ -45,7 +45,7 @@ MAX_WEIGHT: Final = 1e15
 MAX_HEADER_BYTES: Final = 4 << 20
 """The header of a network of some hundred tensors has some ten thousand bytes."""
 
-_DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # int64: counters of a user's own network
+_DTYPES = {torch.float32: "F32", torch.int64: "I64"}  # int64: counters of a custom network
 
 
 class TensorEntry(NamedTuple):
@@ -57,7 +57,7 @@ class TensorEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorFile:
-    """An open safetensors file, of which only the header was read.
+    """An open safetensors file. Only its header has been read.
 
     Attributes
     ----------
@@ -74,6 +74,10 @@ class TensorFile:
 
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor into memory.
+
+        Returns
+        -------
+        Tensor
 
         Raises
         ------
@@ -165,7 +169,7 @@ def open_tensors(path: Path, max_header_bytes: int = MAX_HEADER_BYTES) -> Iterat
             header_bytes = int.from_bytes(raw.read(8), "little")
         if header_bytes > min(size - 8, max_header_bytes):
             raise ValueError(f"it has {size} bytes and a header of {header_bytes} bytes")
-        # Not framework="pt": it maps the file as memory that may be written, which counts against the system's limit.
+        # framework="pt" would map the file as writable memory, which counts against the memory limit of the system.
         handle = safe_open(native_path(path), framework="numpy")
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise _unreadable(path, error) from error
@@ -246,13 +250,18 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def network_entries(plans: Plans, build_model: Callable[[Plans], DetSeg3D] = DetSeg3D) -> dict[str, TensorEntry]:
-    """Return type and shape of every tensor of the network of ``plans``; no memory is taken for the network.
+    """Return type and shape of every tensor of the network of ``plans``, without memory for the network.
 
     Parameters
     ----------
     plans : Plans
     build_model : callable, optional
         Makes the network of a plan.
+
+    Returns
+    -------
+    dict of str to TensorEntry
+        By the names of the parameters.
     """
     with torch.device("meta"):  # tensors with shapes and without memory
         return _entries(build_model(plans))

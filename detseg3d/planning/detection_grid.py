@@ -59,19 +59,19 @@ __all__ = [
 
 
 MIN_GAIN = 0.01
-"""Smallest gain in :attr:`Reach.score` for which a more expensive option is taken. The gain is .01 if, for example, 2 %
-of the lesions spanned half a cell before and span a whole cell now. A head at full resolution makes a training step
-about four times as long (docs/research_log), and a smaller planned volume cuts scans into parts."""
+"""Smallest gain in :attr:`Reach.score` for which a more expensive option is taken. The gain is 0.01 if, for example,
+one lesion in fifty spanned half a cell before and spans a whole cell now. A head at full resolution makes a training
+step about four times as long (docs/research_log), and a smaller planned volume cuts scans into parts."""
 MAX_COARSENING_FOR_FULL_HEAD = math.sqrt(2)
-"""Largest ratio between the voxels of a grid with a head at full resolution and those of the grid without this head.
-Cells of the head are single voxels instead of two, so they are still shorter by the same ratio."""
+"""Largest ratio of the voxel edges of a grid with a head at full resolution to those of the grid without this head. A
+cell of the head is one voxel long instead of two, so it is still shorter by a factor of √2."""
 
 
 @dataclass(frozen=True)
 class Budget:
     """Memory in GB that a training step may use, and memory that a prediction may use above its input.
 
-    ``precision`` is that of the feature maps in both, not ``AUTO``.
+    ``precision`` is the precision of the feature maps in training and prediction, never ``AUTO``.
     """
 
     training_gb: float = 8.0
@@ -105,19 +105,19 @@ class Scan:
 
 @dataclass(frozen=True)
 class Reach:
-    """How well the lesions of a data set fit the cells of an option.
+    """Fit of the lesions of a data set to the cells of an option.
 
     A lesion smaller than a cell of its level may be found, but a network learns it badly.
 
     Attributes
     ----------
     spanning : float
-        Share of the lesions that span at least one cell.
+        Fraction of the lesions that span at least one cell.
     coverage : float
-        Mean over the lesions of the fraction of a cell that each lesion spans, at most 1. Smaller cells raise it even
-        if they are still larger than the lesion.
+        Mean over the lesions of the fraction of a cell that each lesion spans, at most 1. Smaller cells raise the
+        coverage even if they are still larger than the lesion.
     bound : RecallBound
-        What a perfect Stage 1 finds.
+        Lesions that a perfect Stage 1 finds.
     """
 
     spanning: float
@@ -144,12 +144,12 @@ class GridOption:
     training_gb: float = math.inf
     inference_gb: float = math.inf
     inference_limit_gb: float = INFERENCE_GB
-    fine_stage: bool = False  # whether the first stage is one at full resolution in front of the stem
+    fine_stage: bool = False  # True if a stage at full resolution lies in front of the stem
     reach: Reach = _NO_LESIONS  # measured only for the options that are compared
 
     @property
     def full_head(self) -> bool:
-        """Whether the finest head is at full resolution: its cells are the voxels of the detection grid."""
+        """True if the finest head is at full resolution: its cells are the voxels of the detection grid."""
         return max(self.stage1.cumulative_stride(self.stage1.head_stages[0])) == 1
 
     @property
@@ -215,7 +215,7 @@ class Choice:
     without_head: GridOption  # the option without a head at full resolution
     full_head: GridOption | None  # the option with such a head, if it was tried
     largest: GridOption  # the option for the largest planned volume
-    forgone: GridOption | None = None  # better, for a smaller volume, but larger scans could not be predicted with it
+    forgone: GridOption | None = None  # better, for a smaller volume, but too large for the larger scans
 
     def limit(self, budget: Budget) -> Limit:
         """Return the memory limit that forbids a finer grid."""
@@ -225,17 +225,21 @@ class Choice:
 def choose_detection(needs: Requirements, volumes: Sequence[PlannedVolume]) -> Choice:
     """Choose the option for the data set.
 
-    For each planned volume, the candidate is the finest detection grid that fits into the memory. It has a fine stage
-    if the lesions are small and the stage fits into the memory. Two variants are compared with it by
-    :attr:`Reach.score` and replace it if their score is higher by at least .01: a head at full resolution, and a
-    smaller planned volume. A smaller volume is taken only if the larger scans can still be predicted within the larger
-    of the two memory limits.
+    The first option is the finest detection grid that fits into the memory for the largest planned volume. It has a
+    fine stage if the lesions are small and the stage fits into the memory. Two variants are compared with the first
+    option by :attr:`Reach.score`: a head at full resolution, and a smaller planned volume. A variant is taken if its
+    score is higher by at least 0.01. A smaller volume is taken only if the larger scans can still be predicted within
+    the larger of the two memory limits.
 
     Parameters
     ----------
     needs : Requirements
     volumes : sequence of PlannedVolume
         From :func:`detseg3d.planning.rules.grids.planned_volumes`, the largest first.
+
+    Returns
+    -------
+    Choice
 
     Raises
     ------
@@ -322,7 +326,7 @@ def _with_full_head(needs: Requirements, choice: Choice) -> Choice:
 
 
 def _detection_shape(needs: Requirements, shape: Sequence[int], spacing: Spacing) -> list[int]:
-    """GridOption voxels of a volume of ``shape`` fine voxels."""
+    """Return the detection voxels ``(z, y, x)`` of a volume of ``shape`` fine voxels."""
     scale = [d / f for d, f in zip(spacing, needs.fine, strict=True)]
     return [max(1, math.ceil(n / s - 1e-6)) for n, s in zip(shape, scale, strict=True)]
 
@@ -397,6 +401,10 @@ def level_spans(fine: Spacing, option: GridOption, extents: FloatArray) -> Float
     option : GridOption
     extents : ndarray, shape ``(N, 3)``
         Edges ``(z, y, x)`` of the lesions' boxes in mm.
+
+    Returns
+    -------
+    ndarray of float, shape ``(N,)``
     """
     level = assign_levels(extents, option.stage1.level_max_sizes)
     cells = option.cells()

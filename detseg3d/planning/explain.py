@@ -329,7 +329,7 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
         + "/".join(map(str, counts))
         + " lesions."
     )
-    # A fine stage without a head was never a candidate for a level.
+    # A fine stage without a head was never considered for a level.
     dropped = len(cells) - len(heads) - int(detection.fine_stage and stage1.head_stages[0] > 0)
     if dropped:
         reason += f" {dropped} level(s) are left out, because they would get no lesion or hardly any."
@@ -347,7 +347,7 @@ def _explain_boxes(option: GridOption, needs: Requirements) -> list[Decision]:
 
 
 def _pooled_when(stage1: Stage1Plan, axes: Sequence[str]) -> str:
-    """Tell how the network treats axes that are too coarse for the first kernels."""
+    """Describe how the network treats axes that are too coarse for the first kernels."""
     if any(stride["zyx".index(axis)] > 1 for axis in axes for stride in stage1.strides):
         return "It is pooled later and has kernel 1 until then."
     return "It has kernel 1 at first and too few slices to be pooled."

@@ -37,7 +37,7 @@ __all__ = [
 FINGERPRINT_VERSION: Final = 4
 
 PERCENTILES: Final = (0.0, 0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 100.0)
-"""The percentiles that are stored of every distribution; 0 is the minimum, 100 the maximum."""
+"""The percentiles that are stored for every distribution; 0 is the minimum, 100 is the maximum."""
 
 Percentiles = dict[float, FiniteFloat]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -90,6 +90,10 @@ def percentiles_per_axis(values: npt.ArrayLike) -> PercentilesPerAxis:
     Parameters
     ----------
     values : array_like, shape ``(N, 3)``
+
+    Returns
+    -------
+    PercentilesPerAxis
     """
     array = np.asarray(values, dtype=np.float64).reshape(-1, 3)
     return PercentilesPerAxis(z=percentiles(array[:, 0]), y=percentiles(array[:, 1]), x=percentiles(array[:, 2]))
@@ -109,7 +113,7 @@ class LesionRecord(_Record):
     diameter_mm : float
         Diameter of a ball with the same volume.
     center_mm : 3 floats
-        Centre of the lesion's box, from the corner of the crop to the body. This is what the detector has to find.
+        Centre of the lesion's box, from the corner of the crop to the body. The detector has to find this point.
     nearest_mm : float or None
         Distance from this centre to the nearest centre of another lesion. ``None`` if the case has one lesion.
     """
@@ -147,7 +151,7 @@ class ChannelIntensities(_Record):
 
 
 class ScanFingerprint(_Record):
-    """What is measured of the images and the label of one case.
+    """Measurements of the images and the label of one case.
 
     Attributes
     ----------
@@ -161,11 +165,12 @@ class ScanFingerprint(_Record):
     intensity : tuple of ChannelIntensities
         One for each channel.
     degenerate : tuple of str or None
-        For each channel, why it carries no information after normalisation, in words. ``None`` if it does carry some.
+        For each channel, the reason why the channel carries no information after normalisation, in words. ``None`` if
+        the channel carries information.
     image_is_label : bool
         Whether an image holds the label and nothing else.
     appearance : ScanAppearance or None
-        What new scans are compared with. ``None`` in a fingerprint that was not measured but made up.
+        Appearance of the scan, for the comparison with new scans. ``None`` in a fingerprint that was not measured.
     lesions : tuple of LesionRecord
     """
 
@@ -204,14 +209,14 @@ class ScanFingerprint(_Record):
 
 
 class CaseFingerprint(ScanFingerprint):
-    """What is measured of one case, and where it comes from.
+    """Measurements of one case, with its source and its patient.
 
     Attributes
     ----------
     source : str
         Digest of the files and classes of the case, see :func:`detseg3d.data.cases.source_digest`.
     patient : str
-        Cases of one patient are never divided between training and validation.
+        Name of the patient. Cases of one patient are never divided between training and validation.
     """
 
     source: str

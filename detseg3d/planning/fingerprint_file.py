@@ -1,7 +1,7 @@
 """Read and write ``dataset_fingerprint.json``.
 
 The file holds a :class:`~detseg3d.planning.fingerprint.Fingerprint` and a digest of it, so that an edited file is
-recognised: plans must follow from what was measured.
+recognised. Plans must follow from measured values.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ def load_fingerprint(file: str | Path) -> Fingerprint:
     ----------
     file : path
         A ``dataset_fingerprint.json``.
+
+    Returns
+    -------
+    Fingerprint
 
     Raises
     ------
@@ -105,6 +109,11 @@ def load_appearances(file: str | Path, cases: Sequence[str]) -> list[ScanAppeara
         A ``dataset_fingerprint.json``.
     cases : sequence of str
 
+    Returns
+    -------
+    list of ScanAppearance
+        In the order of ``cases``.
+
     Raises
     ------
     DetSeg3DError
@@ -129,7 +138,7 @@ def load_appearances(file: str | Path, cases: Sequence[str]) -> list[ScanAppeara
 
 
 def describe_dataset(fingerprint: Fingerprint) -> RawDataset:
-    """Return the raw data set that a fingerprint was measured of, without its files.
+    """Return the raw data set from which a fingerprint was measured, without its files.
 
     Parameters
     ----------
@@ -156,7 +165,7 @@ def describe_dataset(fingerprint: Fingerprint) -> RawDataset:
 
 
 def _describe(error: ValidationError) -> str:
-    """List the fields that are wrong, one a line."""
+    """List the fields that are wrong, one per line."""
     problems = error.errors()
     lines = []
     for problem in problems[:_MAX_SHOWN]:

@@ -10,7 +10,7 @@ __all__ = ["label_format_of"]
 
 
 def label_format_of(plans: Plans, dataset: RawDataset) -> LabelFormat:
-    """Return how to read the labels of a data set, in the way in which the model was trained.
+    """Return the format in which to read the labels of a data set: the format that the training used.
 
     dataset.json alone is not enough, because ``detseg3d_plan_and_preprocess --instances`` changes only the plans.
 
@@ -20,6 +20,10 @@ def label_format_of(plans: Plans, dataset: RawDataset) -> LabelFormat:
         Plans of the model.
     dataset : RawDataset
         Data set that the labels belong to.
+
+    Returns
+    -------
+    LabelFormat
     """
     classes = dict(zip(plans.class_names, plans.class_labels, strict=True))
     if plans.instances and plans.num_classes > 1:

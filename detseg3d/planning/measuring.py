@@ -223,10 +223,14 @@ def summarize(
     Parameters
     ----------
     cases : mapping
-        From the name of a case to what was measured of it.
+        From the name of a case to its measurements.
     samples : sequence of sequences of ChannelSamples
         For each case, the samples of each channel.
     class_names : sequence of str
+
+    Returns
+    -------
+    FingerprintSummary
     """
     scans = list(cases.values())
     lesions = [lesion for scan in scans for lesion in scan.lesions]
@@ -259,6 +263,11 @@ def pool_intensities(samples: Sequence[Sequence[ChannelSamples]]) -> tuple[Chann
     ----------
     samples : sequence of sequences of ChannelSamples
         For each case, the samples of each channel.
+
+    Returns
+    -------
+    tuple of ChannelIntensities
+        One entry for each channel.
     """
     return tuple(
         ChannelIntensities(

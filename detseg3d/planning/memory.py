@@ -38,7 +38,7 @@ GIGABYTE = 1e9
 MAPS_PER_CONV = 2
 
 
-# Maps of the widest layer that exist at the peak besides: gradients, and norms and sums that are being computed.
+# Further maps of the widest layer at the peak: gradients, and norms and sums that are being computed.
 TRANSIENT_MAPS_TRAINING = 3
 
 
@@ -85,7 +85,7 @@ KEPT_OF_THE_OTHER_STAGE = 0.5
 BASE_INFERENCE = 0.02e9
 
 
-# Stage 2 keeps some maps in float32, whatever the precision.
+# Stage 2 keeps some maps in float32 in every precision.
 BYTES_OF_A_HALF_MAP_STAGE2 = 3
 
 
@@ -129,7 +129,7 @@ class NetworkPlan:
 
 @dataclass(frozen=True)
 class Region:
-    """The part of a scan that a network sees at once: a window or a whole volume.
+    """The part of a scan that a network processes in one pass: a window or a whole volume.
 
     Attributes
     ----------
@@ -151,6 +151,11 @@ def detection_cells(plan: Stage1Plan, shape: Sequence[int]) -> list[int]:
     plan : Stage1Plan
     shape : 3 ints
         Detection voxels.
+
+    Returns
+    -------
+    list of int
+        One number for each stage, finest first.
 
     Examples
     --------
@@ -212,6 +217,10 @@ def training_bytes(network: NetworkPlan, region: Region, rois: int, batch_size: 
         RoIs of each volume.
     batch_size : int, optional
         Volumes that are processed together: 1 for whole volumes, the batch size of the plan for windows.
+
+    Returns
+    -------
+    float
     """
     stage1, size = network.stage1, network.precision.bytes_per_value
     cells = detection_cells(stage1, region.shape)
@@ -237,7 +246,7 @@ def training_bytes(network: NetworkPlan, region: Region, rois: int, batch_size: 
 def planned_training_bytes(
     network: NetworkPlan, training: TrainingPlan, largest: Sequence[int], scale: Sequence[float]
 ) -> float:
-    """Return the peak memory in bytes of a training: that of the phase that needs most.
+    """Return the peak memory of a training in bytes, over all its phases.
 
     Parameters
     ----------
@@ -247,6 +256,10 @@ def planned_training_bytes(
         Planned volume, ``(z, y, x)`` in fine voxels.
     scale : sequence of 3 floats
         Fine voxels per detection voxel.
+
+    Returns
+    -------
+    float
     """
     needs = []
     for phase in training.curriculum:
@@ -330,10 +343,15 @@ def stage2_inference_bytes(
     size : 3 ints
         Samples of an RoI.
     batch : int
-        RoIs at a time.
+        RoIs that are processed together.
     candidates : int
     precision : Precision
-        Of the feature maps.
+        Precision of the feature maps.
+
+    Returns
+    -------
+    2 floats
+        Bytes of the feature maps, and bytes of the masks.
     """
     samples = math.prod(size)
     size_of_value = precision.bytes_per_value if precision is Precision.FP32 else BYTES_OF_A_HALF_MAP_STAGE2

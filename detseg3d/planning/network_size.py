@@ -22,6 +22,10 @@ def parameter_count(stage1: Stage1Plan, stage2: Stage2Plan, num_channels: int, n
         Image channels.
     num_classes : int
         Lesion classes, background not counted.
+
+    Returns
+    -------
+    int
     """
     features = stage2.feature_channels
     projection = _convolution(stage1.fpn_channels, features) if features else 0

@@ -66,11 +66,11 @@ def plan_dataset(
     ----------
     fingerprint : Fingerprint
     dataset : RawDataset
-        For names, labels and file ending.
+        Its names, labels and file ending are used.
     training_gb : float, optional
         Memory in GB that the training may use.
     roi_size : int or 3 ints, optional
-        Samples of an RoI along the finest axis, or along each axis, instead of the planned ones.
+        Samples of an RoI along the finest axis, or along each axis. By default the planner chooses them.
     interpolation_order : {1, 3}, optional
         Interpolation of images: linear or cubic.
     inference_gb : float, optional
@@ -110,7 +110,7 @@ def plan_dataset(
     suppression = choose_suppression([scan.lesions for scan in scans], fine)
 
     def require(volume: Triple) -> tuple[Requirements, list[Decision]]:
-        """Return what every option must serve for a planned volume, and the reasons for its RoI."""
+        """Return the requirements for a planned volume, and the decisions about its RoI."""
         roi, stage2, reasons = _plan_rois(extents, fine, volume, roi_size)
         training = TrainingPlan(
             steps=steps,
@@ -234,6 +234,11 @@ def choose_normalization(
     intensity : sequence of ChannelIntensities
         Of each channel over the data set, from the fingerprint's summary.
     channel_names : sequence of str
+
+    Returns
+    -------
+    list of ChannelNormalization
+        One entry for each channel.
     """
     chosen: list[ChannelNormalization] = []
     for channel, name in zip(intensity, channel_names, strict=True):

@@ -215,7 +215,7 @@ class Plans(StrictModel):
         ),
     )
     recall_bound: RecallBound = Field(
-        description="What a perfect Stage 1 finds of the training lesions.",
+        description="Training lesions that a perfect Stage 1 finds.",
     )
     decisions: tuple[Decision, ...] = Field(
         default=(),
@@ -276,6 +276,10 @@ class Plans(StrictModel):
         **sections
             Fields of the plans. A dict updates a section, every other value replaces a field.
 
+        Returns
+        -------
+        Plans
+
         Raises
         ------
         DetSeg3DError
@@ -303,6 +307,10 @@ def parse_plans(data: Any, file: str | Path | None = None) -> Plans:
         The parsed JSON.
     file : path, optional
         Named in the error.
+
+    Returns
+    -------
+    Plans
 
     Raises
     ------
@@ -332,6 +340,10 @@ def _short(value: Any, limit: int = 80) -> str:
 
 def load_plans(path: str | Path) -> Plans:
     """Read and validate a plans.json.
+
+    Returns
+    -------
+    Plans
 
     Raises
     ------

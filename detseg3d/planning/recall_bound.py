@@ -118,6 +118,10 @@ def case_lesions(scan: ScanFingerprint) -> CaseLesions:
     ----------
     scan : ScanFingerprint
 
+    Returns
+    -------
+    CaseLesions
+
     Examples
     --------
     >>> from detseg3d.planning.fingerprint import LesionRecord
@@ -232,6 +236,10 @@ def lesions_in_cells_of_other_classes(cases: Sequence[CaseLesions], levels: Dete
     cases : sequence of CaseLesions
     levels : DetectionLevels
 
+    Returns
+    -------
+    int
+
     Examples
     --------
     >>> case = CaseLesions((8.0, 8.0, 8.0), np.array([[3, 3, 3], [3.5, 3, 3], [7, 7, 7]]), np.full((3, 3), 2.0),
@@ -298,7 +306,8 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
     candidates = kept[:limit]
     found = _match(boxes[candidates], peaks.classes[candidates], peaks.owner[candidates], truth, case.classes)
     outcome = np.full(len(case), _SAME_CELL)
-    # A lesion whose own cell has its box was lost later: by the limit of candidates or by the suppression.
+    # If the cell of a lesion has learned the box of this lesion, the lesion was lost later: by the limit or the
+    # suppression.
     own = peaks.classes == case.classes[peaks.owner]
     outcome[peaks.owner[own]] = _SUPPRESSED
     beyond = np.zeros(len(boxes), np.bool_)

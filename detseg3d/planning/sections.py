@@ -1,4 +1,4 @@
-"""The sections of the plans: what each part of the pipeline needs, with the range of every value."""
+"""The sections of the plans: the settings of each part of the pipeline, with the range of every value."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ class CtNormalization(StrictModel):
         description="Standard deviation in Hounsfield units that values are divided by.",
     )
     lower: FiniteFloat = Field(
-        description="Values below this one, in Hounsfield units, are clipped.",
+        description="Values below this limit, in Hounsfield units, are clipped.",
     )
     upper: FiniteFloat = Field(
-        description="Values above this one, in Hounsfield units, are clipped.",
+        description="Values above this limit, in Hounsfield units, are clipped.",
     )
 
     @model_validator(mode="after")
@@ -419,11 +419,11 @@ class InferencePlan(Thresholds):
     )
     min_candidates: CandidateCount = Field(
         default=100,
-        description="Number of candidates that a scan may have, however small it is.",
+        description="Number of candidates that even the smallest scan may have.",
     )
     max_candidates: CandidateCount = Field(
         default=1000,
-        description="Number of candidates that a scan may have at most, however large it is.",
+        description="Largest number of candidates, even in the largest scan.",
     )
     detection_weight: Fraction = Field(
         default=0.5,
@@ -446,7 +446,7 @@ class InferencePlan(Thresholds):
     roi_batch_size: Count = Field(
         default=16,
         description=(
-            "Number of RoIs that Stage 2 processes together. Planned: 16 RoIs of up to 32³ samples, fewer larger ones."
+            "Number of RoIs that Stage 2 processes together. Planned: 16, or fewer if an RoI has over 32³ samples."
         ),
     )
     calibration: tuple[tuple[Fraction, Fraction], ...] = Field(
@@ -482,6 +482,10 @@ class InferencePlan(Thresholds):
         ----------
         volume : float
             Volume in mm³ of the part of the scan that is predicted.
+
+        Returns
+        -------
+        int
 
         Examples
         --------

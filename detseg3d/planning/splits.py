@@ -1,4 +1,4 @@
-"""Make the folds of cross-validation: seeded, balanced in lesion load, and without divided patients."""
+"""Make the folds of cross-validation: seeded, balanced in lesion load, each patient in one fold only."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ class FoldCases:
 
 def load_splits(file: str | Path) -> list[FoldCases]:
     """Read a splits_final.json and check it, because users may write their own file.
+
+    Returns
+    -------
+    list of FoldCases
+        One entry for each fold.
 
     Raises
     ------
@@ -157,7 +162,7 @@ def make_splits(
     ----------
     cases : sequence of str
     patients : mapping
-        From case to patient. A case without an entry counts as one patient.
+        From case to patient. A case without an entry counts as a separate patient.
     loads : mapping
         From case to lesion load, for example the number of lesions. The default is 0.
     seed : int, optional
@@ -172,6 +177,11 @@ def make_splits(
 
         With a single patient there is one fold, which validates on its training cases. A warning states that its
         scores mean nothing.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a case is listed twice.
 
     Examples
     --------
@@ -236,7 +246,8 @@ def _spread_classes(
                 change = (has[other] if other else nothing) - (has[own] if own else nothing)
                 gain = -2 * float((weight * change) @ (counts[first] - counts[second] + change))
                 more = (len(groups[other]) if other else 0) - (len(groups[own]) if own else 0)
-                # Two folds may also exchange their sizes: if they differ by one case, either may be the larger fold.
+                # The exchange may also swap the sizes of the two folds, because it does not matter which fold is
+                # larger.
                 if gain < 1e-9 or more not in (0, sizes[second] - sizes[first]):
                     continue
                 for fold, patient in ((first, other), (second, own)):
@@ -260,6 +271,16 @@ def make_holdout_split(
 
     Patients are not divided, and each side has at least one patient. Lesion loads are balanced as in
     :func:`make_splits`. Both sides have lesions if two patients have lesions.
+
+    Returns
+    -------
+    list of FoldCases
+        One entry.
+
+    Raises
+    ------
+    DetSeg3DError
+        If ``val_share`` is not between 0 and 1, or a case is listed twice.
 
     Examples
     --------
@@ -292,7 +313,7 @@ def make_holdout_split(
 def _with_lesions(
     held_out: Sequence[str], groups: Mapping[str, list[str]], loads: Mapping[str, float]
 ) -> Sequence[str]:
-    """Return the held-out cases, with one patient exchanged if otherwise one side would have no lesion."""
+    """Return the held-out cases. If one side would have no lesion, one patient is exchanged first."""
     sick = {name: any(loads.get(case, 0.0) > 0 for case in group) for name, group in groups.items()}
     inside = [name for name, group in groups.items() if set(group) <= set(held_out)]
     outside = [name for name in groups if name not in inside]
@@ -323,7 +344,7 @@ def folds_without_lesions(sides: Sequence[Sequence[str]], loads: Mapping[str, fl
 
 
 def warn_of_folds_without_lesions(splits: Sequence[FoldCases], loads: Mapping[str, float]) -> None:
-    """Warn of folds that train or validate on no lesion, unless no case of the data set has a lesion."""
+    """Warn of folds that train or validate on no lesion, if the data set has lesions."""
     if not any(load > 0 for load in loads.values()):
         return
     validated = folds_without_lesions([fold.validation for fold in splits], loads)

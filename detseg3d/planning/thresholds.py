@@ -40,7 +40,7 @@ class ThresholdStage(Enum):
 
 @dataclass(frozen=True)
 class _Label:
-    """How reports name a threshold, its unit, and the stage at which the threshold acts."""
+    """Name of a threshold in reports, its unit, and the stage at which the threshold acts."""
 
     label: str
     stage: ThresholdStage
@@ -115,7 +115,7 @@ class Thresholds(BaseModel):
 
     @property
     def has_growth(self) -> bool:
-        """Whether candidates below the score threshold can extend a lesion."""
+        """True if candidates below the score threshold can extend a lesion."""
         return self.growth_threshold < self.score_threshold
 
     def evolve(self, **changes: float) -> Self:
@@ -164,7 +164,7 @@ class ThresholdField:
 
     @property
     def label_with_unit(self) -> str:
-        """The label, followed by the unit in parentheses unless the value is a plain number from 0 to 1."""
+        """The label, followed by the unit in parentheses if the threshold has a unit."""
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
     def value(self, thresholds: Thresholds) -> float:

@@ -143,6 +143,10 @@ def case_transform(shape: Sequence[int], spacing: Sequence[float], crop_box: Int
     crop_box : 6 ints
         ``z0 y0 x0 z1 y1 x1`` in voxel edges of the original grid.
     plans : Plans
+
+    Returns
+    -------
+    CaseTransform
     """
     crop = [crop_box[axis + 3] - crop_box[axis] for axis in range(3)]
     fine = resampled_shape(crop, spacing, plans.fine_spacing)
@@ -160,7 +164,7 @@ def preprocess_case(
     classes: npt.NDArray[np.integer[Any]] | None = None,
     admit: Callable[[CaseTransform], None] | None = None,
 ) -> PreprocessedCase:
-    """Crop a case to the body, normalise it and resample it to the fine grid of the plans.
+    """Crop a case to the body, normalise the case and resample it to the fine grid of the plans.
 
     Parameters
     ----------
@@ -176,6 +180,10 @@ def preprocess_case(
     admit : callable, optional
         Called with the transform before anything is resampled. It raises an error if the fine grid is too large. By
         default the free memory is checked.
+
+    Returns
+    -------
+    PreprocessedCase
 
     Raises
     ------
@@ -222,6 +230,11 @@ def include_lesions(box: IntBox, lesion_boxes: npt.NDArray[Any]) -> IntBox:
         ``z0 y0 x0 z1 y1 x1`` in voxel edges.
     lesion_boxes : ndarray, shape ``(N, 6)``
         In voxel edges.
+
+    Returns
+    -------
+    6 ints
+        ``z0 y0 x0 z1 y1 x1`` in voxel edges.
 
     Examples
     --------
@@ -304,12 +317,17 @@ def _lesion_table(
 def preprocessing_bytes(fine_shape: Sequence[int], num_channels: int) -> float:
     """Return the peak memory in bytes of resampling and storing a case, above the case as it was read.
 
-    Measured: 5 to 7 bytes per fine voxel for one channel and 9 for two, and the half-precision copy of the case store.
+    The measured peak is 5 to 7 bytes per fine voxel for one channel, and 9 bytes for two channels. The result also
+    counts the half-precision copy that is written to the case store.
 
     Parameters
     ----------
     fine_shape : 3 ints
         Voxels of the case on the fine grid.
     num_channels : int
+
+    Returns
+    -------
+    float
     """
     return math.prod(fine_shape) * (num_channels * (IMAGE_BYTES + 2) + LABEL_BYTES)

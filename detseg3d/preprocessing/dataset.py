@@ -104,7 +104,7 @@ def _is_done(case: RawCase, store: CaseStore, wanted: str) -> bool:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What is logged about a case that was preprocessed."""
+    """Facts about a preprocessed case that are logged."""
 
     rescued: int  # lesions
     degenerate: tuple[DegenerateChannel, ...] = ()
@@ -136,5 +136,5 @@ def _preprocess_and_store(case: RawCase, raw: RawDataset, plans: Plans, folder: 
 
 
 def _intensity(image: npt.NDArray[np.float32]) -> list[dict[str, float]]:
-    """Return the range of each normalised channel, which shows cases that normalisation failed on."""
+    """Return minimum, mean and maximum of each normalised channel. Odd values show that normalisation failed."""
     return [{"min": float(c.min()), "mean": float(c.mean(dtype=float)), "max": float(c.max())} for c in image]

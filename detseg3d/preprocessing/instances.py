@@ -18,7 +18,7 @@ def resample_instances(instances: Array, new_shape: Sequence[int]) -> tuple[Arra
     """Resample an instance map from edge to edge.
 
     Each lesion is resampled alone, inside its box, and thresholded at one half. If two lesions cover half of a voxel
-    each, the smaller lesion gets it. A lesion that would lose all voxels keeps the voxel that it covers most.
+    each, the smaller lesion gets the voxel. A lesion that would lose all voxels keeps the voxel that it covers most.
 
     Parameters
     ----------

@@ -29,10 +29,11 @@ def normalize(
     normalization : sequence of ChannelNormalization
         One per channel.
     mask : ndarray of bool, shape ``(Z, Y, X)``, optional
-        Voxels that are not padding in some channel, used for ``zscore``. By default each channel leaves out its own
-        padding. Air and outliers are always left out, see :func:`detseg3d.core.intensities.intensity_scale`.
+        Voxels that are not padding in at least one channel. Only ``zscore`` uses them. By default each channel leaves
+        out its own padding. Air and outliers are always left out, see
+        :func:`detseg3d.core.intensities.intensity_scale`.
     region : 3 slices, optional
-        The part that is returned. The scale is computed from the whole images.
+        The part that is returned. The scale of ``zscore`` is computed from the whole images.
 
     Returns
     -------
@@ -43,6 +44,8 @@ def normalize(
     ------
     DetSeg3DError
         If a channel that is not normalised has values that half precision cannot store.
+    ValueError
+        If the number of normalisations differs from the number of channels.
 
     Examples
     --------

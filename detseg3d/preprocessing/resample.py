@@ -50,6 +50,11 @@ def axis_matrix(old: int, new: int, order: int = 1) -> npt.NDArray[np.float32]:
     ndarray of float32, shape ``(new, old)``
         Each row sums to 1.
 
+    Raises
+    ------
+    ValueError
+        If the order is not 1 or 3, or an axis has no voxel.
+
     Examples
     --------
     >>> axis_matrix(2, 4).tolist()
@@ -94,6 +99,11 @@ def resample_image(image: torch.Tensor, new_shape: Sequence[int], order: int = 1
     -------
     Tensor, shape ``(C, *new_shape)``
         This is ``image`` if the shape does not change.
+
+    Raises
+    ------
+    ValueError
+        If the image does not have 4 axes, or the shape does not have 3 axes.
 
     Examples
     --------

@@ -1,6 +1,7 @@
-"""Competition: which candidate owns each voxel if RoIs overlap.
+"""Decide which candidate owns each voxel if RoIs overlap.
 
-The averaged probability decides whether a voxel belongs to any lesion. The strongest claim decides to which one.
+The averaged probability decides whether a voxel belongs to a lesion. The strongest claim decides which candidate owns
+the voxel.
 
 Voxels do not depend on each other. A large volume is processed in slabs, so the memory is that of a few million voxels.
 """
@@ -35,14 +36,14 @@ class Competition:
     Parameters
     ----------
     owner : ndarray of unsigned int, shape ``(Z, Y, X)``
-        Zeros. The number of the candidate that owns each voxel, from 1, is written into it.
+        Array of zeros. It receives the number of the candidate that owns each voxel, from 1.
     rois : sequence of PastedRoi
         All RoIs that take part.
     candidates : Detections
     scores : ndarray of float64, shape ``(N,)``
         Final scores of the candidates.
     mask_threshold : float
-        Lowest averaged probability of a voxel that is owned.
+        Lowest averaged probability of a voxel that a candidate owns.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Competition:
         Parameters
         ----------
         maps : ndarray of float16, shape ``(K, Z, Y, X)``, or None
-            The averaged probability of each class is written into it. Voxels that no RoI of the class covers keep their
+            The array receives the averaged probability of each class. Voxels that no RoI of the class covers keep their
             values.
         """
         active = np.flatnonzero(self.is_active)
@@ -114,8 +115,9 @@ class Competition:
     def drop_duplicates(self) -> None:
         """Remove the duplicates, the lowest score first.
 
-        The voxels of a duplicate are given away again without it, so that its lesion does not get a hole. Duplicates
-        are removed one by one. If several share a lesion evenly, removing all of them together would lose the lesion.
+        The neighbours of a duplicate compete again for its voxels, so that the lesion does not get a hole. Duplicates
+        are removed one by one. If several candidates share a lesion evenly, removing all of them together would lose
+        the lesion.
         """
         names, voxels = np.unique(self.owner[self.owner > 0], return_counts=True)
         count = dict(zip((names.astype(np.int64) - 1).tolist(), voxels.tolist(), strict=True))
@@ -125,7 +127,7 @@ class Competition:
             low, high = own[:, :3].min(axis=0), own[:, 3:].max(axis=0)
             meets = np.all((self.regions[:, :3] < high) & (self.regions[:, 3:] > low), axis=1)
             neighbours = np.flatnonzero(meets & ~is_own & self.is_active)
-            # Without neighbours nobody can have taken its voxels.
+            # Without neighbours, no other candidate can have taken its voxels.
             if len(neighbours) == 0 or count[candidate] >= _KEPT_FRACTION * self._own_voxels(candidate):
                 continue
             self.is_active &= ~is_own
@@ -144,7 +146,8 @@ class Competition:
         """Return the voxels of a candidate's own mask before the competition, estimated from its RoI samples.
 
         Only voxels in the detected box count. The RoI of a small lesion may also show and outline a large neighbour, or
-        the repeated border of the volume. If others get these voxels, the small lesion is still not a duplicate.
+        the repeated border of the volume. If other candidates get these voxels, the small lesion is still not a
+        duplicate.
         """
         own = [self.rois[index].prediction for index in np.flatnonzero(self.candidate_of == candidate).tolist()]
         return _own_voxels(own, self.candidates.boxes[candidate], self.mask_threshold)
@@ -153,8 +156,8 @@ class Competition:
 def _keep_fine_lesions(rois: Sequence[PastedRoi], candidates: Detections, threshold: float) -> list[PastedRoi]:
     """Let a lesion that is finer than the voxels keep the voxel that it covers most.
 
-    The mask of such a lesion may reach the threshold on the samples of its RoI and on no voxel. The lesion would leave
-    nothing. Labels keep such a lesion in the same way when they are resampled.
+    The mask of such a lesion may reach the threshold on samples of its RoI, but on no voxel. The lesion would then
+    vanish. The resampling of labels keeps such a lesion in the same way.
     """
     rois_of: dict[int, list[int]] = {}
     for index, roi in enumerate(rois):

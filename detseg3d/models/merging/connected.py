@@ -35,9 +35,9 @@ def connected_lesions(
 ) -> tuple[npt.NDArray[Any], list[LesionDraft]]:
     """Make a lesion of each 26-connected component of a class in which a candidate mainly lies.
 
-    A lesion gets the score of the best candidate that has most of its mask in it. A candidate counts in one component
-    only: its RoI shows the surroundings, so its mask may outline a fragment of a neighbour. A fragment that touches a
-    lesion is part of that lesion. A detached part, in which no candidate mainly lies, is background.
+    A lesion gets the score of the best candidate that has most of its mask in the lesion. A candidate counts in one
+    component only: its RoI shows the surroundings, so its mask may outline a fragment of a neighbour. A fragment that
+    touches a lesion is part of that lesion. A detached part, in which no candidate mainly lies, is background.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Decoding: from the dense output of Stage 1 to candidate boxes."""
+"""Decode the dense output of Stage 1 into candidate boxes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAX_OFFSET = 1.0
 
 @dataclass(frozen=True)
 class Detections:
-    """Boxes with their scores and classes, aligned. Indexing with an array or a slice selects all three.
+    """Boxes with their scores and classes, in the same order. Indexing with an array or a slice selects all three.
 
     Attributes
     ----------
@@ -86,6 +86,11 @@ def dense_levels(outputs: Sequence[LevelOutput], volume: int) -> list[DenseLevel
         Output of the detector, finest level first.
     volume : int
         Index of the volume in the batch.
+
+    Returns
+    -------
+    list of DenseLevel
+        Finest level first.
     """
     return [
         DenseLevel(
@@ -109,6 +114,10 @@ def highest_probability(
         Fine voxels per cell ``(z, y, x)`` of each level.
     shape : sequence of 3 ints
         Shape ``(z, y, x)`` of the volume on the fine grid.
+
+    Returns
+    -------
+    float
     """
     highest = []
     for level, cell_size in zip(levels, cell_sizes, strict=True):

@@ -1,4 +1,4 @@
-"""Merging: from the masks of RoIs to the lesions of a volume.
+"""Merge the masks of RoIs into the lesions of a volume.
 
 1. Each voxel goes to the candidate with the strongest claim, or to the background
    (:mod:`~detseg3d.models.merging.competition`).
@@ -51,7 +51,7 @@ class Lesion:
     Attributes
     ----------
     id : int
-        Its value in the instance map, from 1; the best score has 1.
+        Value of the lesion in the instance map, from 1. The lesion with the best score has 1.
     class_index : int
     score, detection_score, roi_score : float
         Scores of ``candidate``: both stages combined, Stage 1, Stage 2.
@@ -119,11 +119,11 @@ def merge_rois(
     strongest claim (weight × probability). Between classes the stronger claim decides, too.
 
     If the plan sets ``join_touching``, each 26-connected component of a class is one lesion, with the score of the best
-    candidate whose mask lies mainly in it. A component in which no candidate mainly lies is background. Candidates from
-    ``growth_threshold`` on take part: the box of a whole large lesion often scores low, but its mask covers what the
-    boxes of the lesion's pieces do not reach. A component is kept if its score reaches ``score_threshold`` (hysteresis,
-    as in Canny 1986). If the plan does not set ``join_touching``, each candidate that reaches ``score_threshold`` is
-    one lesion.
+    candidate whose mask lies mainly in it. A component in which no candidate mainly lies is background. Candidates that
+    reach ``growth_threshold`` take part: the box of a whole large lesion often scores low, but its mask covers voxels
+    that the boxes of parts of the lesion do not reach. A component is kept if its score reaches ``score_threshold``
+    (hysteresis, as in Canny 1986). If the plan does not set ``join_touching``, each candidate that reaches
+    ``score_threshold`` is one lesion.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def merge_rois(
     spacing : sequence of 3 floats, optional
         Spacing ``(z, y, x)`` of the output grid in mm; by default the fine spacing of the plan.
     keep_probabilities : bool
-        Also return the averaged probability of every class. Each is a map of the whole volume.
+        Also return the averaged probability of every class. Each map has the size of the volume.
 
     Returns
     -------
@@ -201,6 +201,11 @@ class _MergeRule:
             First voxel and end of each RoI's region, ``z0 y0 x0 z1 y1 x1``.
         owners : sequence of int
             Candidate of each RoI.
+
+        Returns
+        -------
+        list of list of int
+            Indices of the RoIs of each group.
         """
         inference = self.plans.inference
         regions = np.array(corners, np.int64).reshape(-1, 6)
@@ -222,6 +227,7 @@ class _Canvas:
 
     @classmethod
     def empty(cls, shape: Sequence[int], candidates: int, probability_maps: int = 0) -> _Canvas:
+        """Return a volume without lesions, for at most ``candidates`` lesions."""
         maps = np.zeros((probability_maps, *shape), np.float16) if probability_maps else None
         # There are never more lesions than candidates.
         return cls(np.zeros(tuple(shape), np.uint32 if candidates >= 2**16 else np.uint16), maps)
@@ -250,7 +256,7 @@ def _merge_group(canvas: _Canvas, rule: _MergeRule, rois: Sequence[PastedRoi]) -
     competition = Competition(owner, inside, shifted, rule.scores.final, rule.plans.inference.mask_threshold)
     competition.assign_all(maps)
     if rule.plans.inference.join_touching:
-        # Duplicates need no care: they touch the lesion that they repeat and become part of it.
+        # Duplicates need no further step: they touch the lesion that they repeat and become part of it.
         lesions, drafts = connected_lesions(owner, rule.candidates.classes, rule.scores.final)
     else:
         competition.drop_duplicates()
@@ -281,7 +287,7 @@ def _collect(canvas: _Canvas, rule: _MergeRule) -> Merged:
         canvas.probabilities[:, np.append(False, ~kept)[canvas.numbers]] = 0
     is_large = voxels >= inference.minimum_volume_mm3 / rule.voxel_volume - _VOXEL_TOLERANCE
     if (kept & ~is_large).any():
-        # Nothing vanishes silently.
+        # The log names every lesion that is left out.
         logger.info("%d lesion(s) smaller than %g mm³ left out", (kept & ~is_large).sum(), inference.minimum_volume_mm3)
     # Best score first; of equal scores the better candidate first.
     order = sorted(np.flatnonzero(kept & is_large).tolist(), key=lambda i: (-score[i], drafts[i].candidate))

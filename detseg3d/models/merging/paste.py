@@ -1,4 +1,4 @@
-"""Pasting: RoI masks on the voxels of a volume, and the weight of each RoI there."""
+"""Paste RoI masks onto the voxels of a volume, and compute the weight of each RoI at each voxel."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class RoiPrediction(NamedTuple):
     Attributes
     ----------
     roi : ndarray, shape ``(6,)``
-        ``z0 y0 x0 z1 y1 x1`` in voxel edges of the grid on which it is pasted.
+        ``z0 y0 x0 z1 y1 x1`` in voxel edges of the output grid.
     candidate : int
-        Index of its candidate. A large candidate has several RoIs.
+        Index of the candidate of the RoI. A large candidate has several RoIs.
     probability : Tensor of float16, shape ``(z, y, x)``
         Probability that a sample belongs to the lesion.
     score : float
@@ -60,7 +60,7 @@ class PastedRoi(NamedTuple):
 
     @property
     def candidate(self) -> int:
-        """Index of the candidate that it belongs to."""
+        """Index of the candidate that the RoI belongs to."""
         return self.prediction.candidate
 
     @property
@@ -92,6 +92,10 @@ class PastedRoi(NamedTuple):
         corner : ndarray of int64, shape ``(3,)``
             First voxel ``z y x`` of the part.
         candidate : int
+
+        Returns
+        -------
+        PastedRoi
         """
         z, y, x = (
             slice(voxels.start - int(first), voxels.stop - int(first))

@@ -1,4 +1,4 @@
-"""The score of a candidate: both stages combined, and the lowest score that takes part in the merging."""
+"""The combined score of a candidate, and the lowest score of a candidate that takes part in the merging."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CandidateScores(NamedTuple):
     def of(
         cls, candidates: Detections, predictions: Sequence[RoiPrediction], inference: InferencePlan
     ) -> CandidateScores:
-        """Combine the scores of ``candidates`` with those of their RoIs, as ``inference`` says."""
+        """Combine the scores of ``candidates`` with those of their RoIs, by the rule of ``inference``."""
         roi = candidate_roi_scores(len(candidates), predictions)
         return cls(combine_scores(candidates.scores, roi, inference.calibration, inference.detection_weight), roi)
 
@@ -78,7 +78,7 @@ def combine_scores(
 def candidate_roi_scores(count: int, predictions: Sequence[RoiPrediction]) -> npt.NDArray[np.float64]:
     """Return the RoI score of each of ``count`` candidates: the best score of its RoIs.
 
-    The best one counts, because an RoI at the border of a large lesion may show little of the lesion.
+    The best RoI counts, because an RoI at the border of a large lesion may show little of the lesion.
     """
     scores = np.zeros(count)
     for prediction in predictions:
@@ -89,7 +89,7 @@ def candidate_roi_scores(count: int, predictions: Sequence[RoiPrediction]) -> np
 def lowest_score(inference: InferencePlan) -> float:
     """Return the lowest score of a candidate that takes part in the merging.
 
-    If masks are joined, candidates from the growth threshold on take part: they extend the lesions that they touch.
+    If masks are joined, candidates that reach the growth threshold take part: they extend the lesions that they touch.
 
     Examples
     --------

@@ -29,8 +29,8 @@ CHANNELS_PER_GROUP = 4
 class _ChannelsLastGroupNorm(torch.autograd.Function):
     """Group normalisation whose backward pass suits channels-last memory on a CPU.
 
-    PyTorch's own forward and backward pass take 1.1 to 2.3 times as long as with this one for bfloat16 channels-last
-    input (benchmarks/group_norm.py): here the gradient is two small matrix products over the channels.
+    For bfloat16 channels-last input, the forward and backward pass of PyTorch take 1.1 to 2.3 times as long
+    (benchmarks/group_norm.py). Here the gradient needs two small matrix products over the channels.
     """
 
     @staticmethod
@@ -106,8 +106,9 @@ class Conv3d(nn.Conv3d):
     """A convolution with zero padding that is also correct and fast on small maps of a single volume.
 
     On CPUs it avoids kernels that are wrong in half precision or slow in float32
-    (:mod:`detseg3d.models.networks.cpu_kernels`). Computed in two slabs, a training step on one window takes 0.8 of the
-    time, and Stage 1 on a whole volume 0.65 (benchmarks/convolution.py). The result is the same except for rounding.
+    (:mod:`detseg3d.models.networks.cpu_kernels`). With convolutions in two slabs, a training step on one window takes
+    0.8 of the time, and Stage 1 on a whole volume takes 0.65 of the time (benchmarks/convolution.py). The result is the
+    same except for rounding.
     """
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

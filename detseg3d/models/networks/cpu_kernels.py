@@ -81,8 +81,8 @@ def runs_in_half_precision(image: torch.Tensor) -> bool:
 def safe_request(image: torch.Tensor, shape: ConvolutionShape) -> tuple[torch.Tensor, ConvolutionShape]:
     """Change the request for a convolution in half precision so that oneDNN chooses no wrong kernel.
 
-    oneDNN 3.12 reads and writes outside its buffers in two cases. The weight gradient is then garbage, or the process
-    ends. With AMX the output is garbage as well.
+    oneDNN 3.12 reads and writes outside its buffers in two cases. The weight gradient is then wrong, or the process
+    ends. With AMX, the output is wrong as well.
 
     - The map is shorter than the kernel along an axis. If the padding is already in the map, the kernel is correct.
     - There is only one output voxel along an axis, and the stride is larger than one. The stride has no effect there,
@@ -96,7 +96,7 @@ def safe_request(image: torch.Tensor, shape: ConvolutionShape) -> tuple[torch.Te
     Returns
     -------
     image : Tensor
-        The same tensor if no axis is affected, otherwise a padded or cropped one.
+        The same tensor if no axis is affected, otherwise a padded or cropped tensor.
     shape : ConvolutionShape
         The remaining stride and padding. The convolution gives the same voxels as the original request.
 
@@ -127,13 +127,17 @@ def safe_request(image: torch.Tensor, shape: ConvolutionShape) -> tuple[torch.Te
 def has_wrong_weight_gradient(image: torch.Tensor, shape: ConvolutionShape) -> bool:
     """Return True if oneDNN may write outside its buffers when it computes the weight gradient in half precision.
 
-    This concerns maps that are wide for their depth, such as one slice of 512×512 voxels. The gradient is then garbage
-    or not finite, or the process ends later. The output and the gradient of the map are correct.
+    This concerns maps that are wide for their depth, such as one slice of 512×512 voxels. The gradient is then wrong or
+    not finite, or the process ends later. The output and the gradient of the map are correct.
 
     Parameters
     ----------
     image : Tensor, shape ``(B, C, Z, Y, X)``
     shape : ConvolutionShape
+
+    Returns
+    -------
+    bool
 
     Examples
     --------
@@ -162,7 +166,7 @@ def convolve_wide(
 
 
 class _WideConvolution(torch.autograd.Function):
-    """A convolution of which the gradient of the weights is computed in another order of the axes."""
+    """A convolution that computes the gradient of its weights with the axes in another order."""
 
     @staticmethod
     def forward(

@@ -25,7 +25,8 @@ class LevelOutput(NamedTuple):
     """Output of one level on its cells ``(z, y, x)``."""
 
     heatmap: torch.Tensor  # logits (B, K, z, y, x)
-    # (B, 3, z, y, x) of one box for all classes, or (B, 3·K, z, y, x) of one for each; axes z y x of a box together.
+    # (B, 3, z, y, x) with one box for all classes, or (B, 3·K, z, y, x) with one box per class; z y x of a box
+    # together.
     log_size: torch.Tensor  # log of the box size in cells
     offset: torch.Tensor  # centre minus middle of the cell, in cells
 
@@ -116,6 +117,10 @@ class Detector(nn.Module):
 
     def forward(self, image: torch.Tensor) -> DetectorOutput:
         """Detect on ``(B, C, Z, Y, X)``.
+
+        Returns
+        -------
+        DetectorOutput
 
         Raises
         ------

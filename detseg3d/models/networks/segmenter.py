@@ -43,8 +43,9 @@ class Segmenter(nn.Module):
     """The Stage 2 network of a plan.
 
     Its input is the image crop and the indicator of the detected box. The crop of the Stage 1 features enters at the
-    second scale, which has about its resolution. Through these features the segmentation loss also trains the backbone
-    of Stage 1. Its gradient there is some hundredths of that of the detection losses (docs/concepts).
+    second scale, which has about the resolution of these features. Through these features, the segmentation loss also
+    trains the backbone of Stage 1. In the backbone, the gradient of the segmentation loss is some hundredths of the
+    gradient of the detection losses (docs/concepts).
     """
 
     def __init__(self, plan: Stage2Plan, num_channels: int, num_classes: int, context_channels: int) -> None:
@@ -91,6 +92,10 @@ class Segmenter(nn.Module):
         features : Tensor, shape ``(N, feature_channels, *feature_size)``, optional
         context : Tensor, shape ``(N, F, z', y', x')``, optional
             The coarse Stage 1 map of each RoI's volume, for context attention.
+
+        Returns
+        -------
+        SegmenterOutput
         """
         image = crops.contiguous(memory_format=torch.channels_last_3d)
         skips = []

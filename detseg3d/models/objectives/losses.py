@@ -31,8 +31,8 @@ def heatmap_focal_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tens
     Returns
     -------
     Tensor, scalar, float32
-        The caller divides the sum by the lesions of the batch, at least 1, so that the loss of a healthy scan is
-        finite and small.
+        The caller divides the sum by the number of lesions of the batch, at least 1, so that the loss of a healthy scan
+        is finite and small.
     """
     logits, target = logits.float(), target.float()
     log_p, log_not_p = functional.logsigmoid(logits), functional.logsigmoid(-logits)
@@ -63,6 +63,10 @@ def detection_losses(
     outputs, targets : lists with one entry per level
     positives : float, optional
         Divisor; by default the number of cells of ``targets`` that learn a box, at least 1.
+
+    Returns
+    -------
+    DetectionLosses
     """
     if positives is None:
         positives = float(max(1, sum(len(target.cells) for target in targets)))
@@ -84,8 +88,8 @@ def detection_losses(
 def roi_mask_loss(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Compute the loss of each RoI's mask: binary cross-entropy, plus soft Dice loss if the RoI shows its lesion.
 
-    The mean over RoIs gives every lesion the same weight, whatever its size. Voxels of other lesions have weight 0 and
-    do not contribute, so a perfect mask of the RoI's own lesion costs nothing.
+    The mean over RoIs gives large and small lesions the same weight. Voxels of other lesions have weight 0 and do not
+    contribute, so a perfect mask of the RoI's own lesion costs nothing.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ __all__ = ["RoiBatch", "instance_crops"]
 
 @dataclass(frozen=True)
 class RoiBatch:
-    """The RoIs of a batch and their targets, aligned."""
+    """The RoIs of a batch and their targets, in the same order."""
 
     crops: torch.Tensor  # (N, C + 1, z, y, x)
     target: torch.Tensor  # (N, z, y, x), soft mask of the RoI's own lesion
@@ -31,9 +31,10 @@ class RoiBatch:
 def instance_crops(
     target: VolumeTargets, sample: RoiSample, rois: npt.NDArray[Any], size: tuple[int, int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crop the instance map of a volume to soft masks of RoIs.
+    """Crop the instance map of a volume to RoIs, as soft masks.
 
-    Lesions of another class count as background. The class of an RoI is given, so they cannot be confused with it.
+    Lesions of another class count as background. Stage 2 segments the given class of an RoI, so lesions of other
+    classes cannot be confused with the RoI's lesion.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ __all__ = ["RoiSample", "jitter_boxes", "match_proposals", "sample_boxes"]
 
 @dataclass(frozen=True)
 class RoiSample:
-    """Boxes of one volume that Stage 2 trains on, aligned.
+    """Boxes of one volume on which Stage 2 trains, with their classes and lesions.
 
     Attributes
     ----------
@@ -81,10 +81,10 @@ def match_proposals(
 def jitter_boxes(boxes: npt.ArrayLike, random: np.random.Generator) -> AnyFloatArray:
     """Move boxes by up to 15 % of their size plus half a voxel along each axis, and scale their sizes by e^±0.2.
 
-    For lesions of up to 15 voxels the centres move about as far as the errors of Stage 1 (.3 to .4 voxels), for larger
-    lesions half as far. Sizes vary a third as much as those of Stage 1: the standard deviation of their logarithm is
-    .12, and .26 to .42 for the best boxes of Stage 1 (Dataset101, docs/research_log). Three times the jitter gave no
-    better masks in 331 steps.
+    For lesions of up to 15 voxels the centres move about as far as the errors of Stage 1 (0.3 to 0.4 voxels), for
+    larger lesions half as far. Sizes vary a third as much as those of Stage 1: the standard deviation of their
+    logarithm is 0.12, compared with 0.26 to 0.42 for the best boxes of Stage 1 (Dataset101, docs/research_log). Three
+    times the jitter gave no better masks in 331 steps.
 
     Parameters
     ----------
@@ -105,14 +105,14 @@ def jitter_boxes(boxes: npt.ArrayLike, random: np.random.Generator) -> AnyFloatA
 
 @dataclass(frozen=True)
 class RoiRule:
-    """How many boxes of a volume Stage 2 trains on, and which.
+    """Rule that selects the boxes of a volume on which Stage 2 trains.
 
     Attributes
     ----------
     count : int
         Number of boxes.
     hard_negative_threshold : float
-        A proposal that hits no lesion is a hard negative if its score reaches this.
+        A proposal that hits no lesion is a hard negative if its score reaches this value.
     minimum_extent : sequence of 3 floats
         Smallest extent ``(z, y, x)`` of an RoI in fine voxels. Background boxes are 0.3 to 0.8 times as large.
     num_classes : int
@@ -132,16 +132,16 @@ def sample_boxes(
 ) -> RoiSample:
     """Choose the boxes of one volume that Stage 2 trains on.
 
-    About half (``positive_fraction``) of the boxes hold a lesion. Half of these are jittered true boxes, drawn
-    uniformly over the lesions. The other half are proposals that hit a lesion, drawn uniformly over the proposals, of
-    which a large lesion has several. The boxes without a lesion are proposals that hit nothing, hard negatives first,
+    About half (``positive_fraction``) of the boxes hold a lesion. Half of these are jittered true boxes, and every
+    lesion is equally likely. The other half are proposals that hit a lesion, and every proposal is equally likely. A
+    large lesion has several proposals. The boxes without a lesion are proposals that hit nothing, hard negatives first,
     and background.
 
     Parameters
     ----------
     targets : VolumeTargets
     proposals : Detections
-        Detached output of Stage 1, best score first, in fine voxel edges.
+        Boxes that Stage 1 proposes, in fine voxel edges, best score first.
     rule : RoiRule
     random : numpy Generator
 
@@ -160,7 +160,7 @@ def sample_boxes(
     hard = misses[proposals.scores[misses] >= rule.hard_negative_threshold]
     easy = misses[proposals.scores[misses] < rule.hard_negative_threshold]
     room = rule.count - positives
-    # One place is kept for plain background, so that Stage 2 learns what it looks like. If there is only one place, a
+    # One place is kept for plain background, so that Stage 2 also learns background. If there is only one place, a
     # proposal or background takes it by chance.
     places = room - 1 if room > 1 else room * int(random.random() < 0.5)
     hard = random.permutation(hard)[:places]
@@ -191,7 +191,7 @@ def sample_boxes(
 
 
 def _draw(available: int, wanted: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Draw ``wanted`` indices below ``available``. Each is used once before any is used twice."""
+    """Draw ``wanted`` indices below ``available``. No index is drawn twice before every index is drawn once."""
     if available == 0 or wanted <= 0:
         return np.zeros(0, np.int64)
     rounds = [random.permutation(available) for _ in range(-(-wanted // available))]
@@ -201,7 +201,7 @@ def _draw(available: int, wanted: int, random: np.random.Generator) -> npt.NDArr
 def _background_boxes(
     targets: VolumeTargets, count: int, extent: Sequence[float], random: np.random.Generator
 ) -> AnyFloatArray:
-    """Draw boxes at random places whose centre voxel is background."""
+    """Draw boxes at random places, with background in the centre if ten attempts find such a place."""
     shape = np.asarray(targets.instances.shape)
     boxes = []
     for _ in range(count):

@@ -32,9 +32,9 @@ class VolumeTargets:
     ids : ndarray of int64, shape ``(N,)``
         Labels that occur in ``instances``, ascending.
     boxes : ndarray of float32, shape ``(N, 6)``
-        Their boxes, in voxel edges.
+        Boxes of the lesions, in voxel edges.
     classes : ndarray of int64, shape ``(N,)``
-        Their classes, from 0.
+        Classes of the lesions, from 0.
     """
 
     instances: torch.Tensor
@@ -51,6 +51,10 @@ def volume_targets(instances: npt.NDArray[np.integer[Any]], class_of_id: npt.NDA
     instances : ndarray of int, shape ``(Z, Y, X)``
     class_of_id : ndarray of int64
         Class of each label of the case, indexed by label (entry 0 is unused).
+
+    Returns
+    -------
+    VolumeTargets
     """
     ids, boxes = boxes_from_instances(instances)
     return VolumeTargets(tensor_of(instances, np.int32), ids, boxes, class_of_id[ids])
@@ -69,7 +73,7 @@ class LevelTargets:
     log_size, offset : Tensor of float32, shape ``(P, 3)``
         Logarithm of the box size, and offset of the box centre from the cell's centre, both in cells.
     box : Tensor of int64, shape ``(P,)``
-        Which box of its cell learns: the class if each class has its own box, else 0.
+        Index of the box that learns in its cell: the class if each class has its own box, else 0.
     """
 
     heatmap: torch.Tensor
@@ -92,6 +96,11 @@ def assign_levels(
         Fine spacing ``(z, y, x)`` in mm.
     level_max_sizes : sequence of 3 floats each
         Maximum edges ``(z, y, x)`` in mm of all levels but the last, from the plan.
+
+    Returns
+    -------
+    ndarray of int64, shape ``(N,)``
+        0 is the finest level.
 
     Examples
     --------

@@ -27,7 +27,7 @@ class Comparison:
     unit : str
     training_minimum, training_median, training_maximum : float
     lowest_expected, highest_expected : float or None
-        Outside these limits, the scan is unlike the training scans. ``None`` is no limit.
+        Outside these limits, the scan is unlike the training scans. ``None`` means no limit.
     """
 
     kind: Kind
@@ -43,7 +43,7 @@ class Comparison:
 
     @property
     def unlike(self) -> bool:
-        """Whether the scan differs from the training scans more than scans of one kind differ."""
+        """True if the scan differs from the training scans more than scans of one kind differ."""
         low, high = self.lowest_expected, self.highest_expected
         return (low is not None and self.value < low) or (high is not None and self.value > high)
 
@@ -78,7 +78,7 @@ class Similarity:
 
     @property
     def unlike(self) -> bool:
-        """Whether the scan is unlike the training scans in at least one measure."""
+        """True if the scan is unlike the training scans in at least one measure."""
         return any(comparison.unlike for comparison in self.comparisons)
 
     @property

@@ -28,7 +28,7 @@ from detseg3d.planning.sections import ChannelNormalization
 __all__ = [
     "Axis",
     "ChannelReference",
-    "Figure",
+    "Measured",
     "Kind",
     "MeasureKey",
     "RULES",
@@ -39,7 +39,7 @@ __all__ = [
 
 
 # Far larger than any measured value, and small enough that no calculation overflows.
-Figure = Annotated[float, Field(ge=-1e100, le=1e100)]
+Measured = Annotated[float, Field(ge=-1e100, le=1e100)]
 Axis = Literal["z", "y", "x"]
 # Smallest noise, as a fraction of the standard deviation of the tissue. Less noise makes no difference to a network.
 _MIN_NOISE = 0.01
@@ -67,7 +67,7 @@ class Kind(str, Enum):
 
 @dataclass(frozen=True)
 class ComparisonRule:
-    """How a kind of measure is compared.
+    """Rule by which measures of one kind are compared.
 
     Attributes
     ----------
@@ -87,11 +87,13 @@ class ComparisonRule:
     high_counts: bool = True
 
     def to_scale(self, value: float) -> float:
+        """Convert a value of the measure to the scale on which differences are taken."""
         if self.scale == "ratio":
             return math.log(max(value, 1e-9))
         return math.atanh(max(-0.999, min(value, _SAME_LAYOUT))) if self.scale == "correlation" else value
 
     def from_scale(self, value: float) -> float:
+        """Convert a value on the scale of differences to a value of the measure."""
         if self.scale == "ratio":
             return math.exp(min(value, 100.0))
         return math.tanh(value) if self.scale == "correlation" else value
@@ -134,15 +136,16 @@ class ChannelReference(FrozenModel):
         Mean over the scans of the quantiles of the normalised intensities, at
         :data:`~detseg3d.planning.appearance.scan.QUANTILE_LEVELS`. ``None`` if the channel is constant in all scans.
     layout : tuple of float or None
-        Mean over the scans of the standardised ranks of the parts of the volume, by intensity. ``None`` as above.
+        Mean over the scans of the standardised intensity ranks of the parts of the volume. ``None`` if the channel is
+        constant in all scans.
     """
 
     name: Annotated[str, Field(max_length=1000)]
     normalization: ChannelNormalization
     quantiles: (
-        Annotated[tuple[Figure, ...], Field(min_length=len(QUANTILE_LEVELS), max_length=len(QUANTILE_LEVELS))] | None
+        Annotated[tuple[Measured, ...], Field(min_length=len(QUANTILE_LEVELS), max_length=len(QUANTILE_LEVELS))] | None
     )
-    layout: Annotated[tuple[Figure, ...], Field(min_length=LAYOUT_CELLS**3, max_length=LAYOUT_CELLS**3)] | None
+    layout: Annotated[tuple[Measured, ...], Field(min_length=LAYOUT_CELLS**3, max_length=LAYOUT_CELLS**3)] | None
 
 
 def measure_scan(
@@ -155,8 +158,12 @@ def measure_scan(
     scan : ScanAppearance
     channels : sequence of ChannelReference
     member_of : int
-        Number of scans from which ``channels`` was averaged, if this scan is one of them, otherwise 0. The distance to
+        Number of scans from which ``channels`` were averaged, if this scan is one of them; otherwise 0. The distance to
         the mean of the other scans is then slightly larger than the distance to ``channels``.
+
+    Returns
+    -------
+    dict of MeasureKey to float
     """
     measured = dict(_measure_grid(scan))
     for index, channel in enumerate(scan.channels):
@@ -241,7 +248,7 @@ def _share_above(quantiles: Sequence[float], limit: float) -> float:
 
 
 def normalized_quantiles(channel: ChannelAppearance, plan: ChannelNormalization) -> FloatArray:
-    """Return the quantiles of the normalised intensities; of a z-score channel, those of its tissue."""
+    """Return the quantiles of the normalised intensities; only tissue counts in a z-score channel."""
     if plan.scheme == "zscore":
         return (np.asarray(channel.tissue) - channel.mean) / (channel.std or 1.0)
     voxels = np.asarray(channel.voxels)

@@ -2,7 +2,7 @@
 
 :func:`measure_appearance` measures one scan. :mod:`detseg3d.planning.appearance.training` compares it with the
 training scans.
-Every number is measured on at most about 50 000 voxels on a regular grid, so the time hardly grows with the scan.
+A large scan is measured on a regular grid of about 40 000 voxels, so the time hardly grows with the scan.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["LAYOUT_CELLS", "QUANTILE_LEVELS", "ChannelAppearance", "ScanAppearan
 QUANTILE_LEVELS: Final = (0.0, 0.005, 0.01, *(step / 40 for step in range(1, 40)), 0.99, 0.995, 1.0)
 """Levels of the intensity quantiles, 0 to 1."""
 LAYOUT_CELLS: Final = 4
-"""Number of parts along each axis of which the mean intensity is measured."""
+"""Number of parts along each axis. The mean intensity of each part is measured."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -44,7 +44,7 @@ _STENCIL_GAIN = 6.0
 
 
 class FrozenModel(BaseModel):
-    """Base of the models of this package. They are immutable and refuse unknown fields."""
+    """Base of the pydantic models of this package. They are immutable and refuse unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,7 +88,7 @@ class ChannelAppearance(FrozenModel):
 
     @property
     def is_constant(self) -> bool:
-        """Whether all voxels of the channel have the same value."""
+        """True if all voxels of the channel have the same value."""
         return self.voxels[-1] - self.voxels[0] <= _ROUNDING * abs(self.voxels[0])
 
 
@@ -122,9 +122,13 @@ def measure_appearance(
     images : ndarray, shape ``(C, Z, Y, X)``
         As read. All voxels must be finite.
     geometry : Geometry
-        Spacing and direction are read.
+        Only its spacing and its direction are used.
     box : 6 ints, optional
         The :func:`~detseg3d.core.body.body_box`. By default it is computed.
+
+    Returns
+    -------
+    ScanAppearance
 
     Examples
     --------
@@ -271,7 +275,7 @@ def _step(axis: int, sign: int) -> tuple[int, int, int]:
 
 
 def _longest_run(ordered: Array) -> int:
-    """Count the most frequent value of sorted values.
+    """Count how often the most frequent value occurs in sorted values.
 
     >>> _longest_run(np.array([0, 1, 1, 1, 2]))
     3

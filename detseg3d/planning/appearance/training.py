@@ -25,8 +25,8 @@ from detseg3d.planning.appearance.measures import (
     RULES,
     Axis,
     ChannelReference,
-    Figure,
     Kind,
+    Measured,
     MeasureKey,
     measure_scan,
     normalized_quantiles,
@@ -61,11 +61,11 @@ class MeasureReference(FrozenModel):
     channel: Annotated[int, Field(ge=0, le=999)] | None
     axis: Axis | None
     cases: Count
-    mean: Figure
+    mean: Measured
     standard_deviation: Annotated[float, Field(ge=0, le=1e100)]
-    minimum: Figure
-    median: Figure
-    maximum: Figure
+    minimum: Measured
+    median: Measured
+    maximum: Measured
 
 
 class TrainingAppearance(FrozenModel):
@@ -95,10 +95,19 @@ class TrainingAppearance(FrozenModel):
         Parameters
         ----------
         scans : sequence of ScanAppearance
-            At least one.
+            At least one scan.
         channel_names : sequence of str
         normalization : sequence of ChannelNormalization
             Normalisation of each channel in the plans, because scans are compared as the network sees them.
+
+        Returns
+        -------
+        TrainingAppearance
+
+        Raises
+        ------
+        ValueError
+            If there is no scan.
         """
         if not scans:
             raise ValueError("at least one scan is needed")
@@ -123,6 +132,10 @@ class TrainingAppearance(FrozenModel):
         ----------
         references : sequence of TrainingAppearance
             References with the same channels. Folds share most of their scans, so the largest number of scans counts.
+
+        Returns
+        -------
+        TrainingAppearance
         """
         if len(references) == 1:
             return references[0]
@@ -147,7 +160,11 @@ class TrainingAppearance(FrozenModel):
         Parameters
         ----------
         scan : ScanAppearance
-            It must have the same number of channels.
+            A scan with the same number of channels.
+
+        Returns
+        -------
+        Similarity
         """
         values = measure_scan(scan, self.channels)
         references = {MeasureKey(measure.kind, measure.channel, measure.axis): measure for measure in self.measures}
@@ -221,7 +238,7 @@ def _pool(measures: Sequence[MeasureReference]) -> MeasureReference:
 
 
 def _interval(reference: MeasureReference, measures: int) -> tuple[float | None, float | None]:
-    """Return the lowest and the highest expected value of one further scan; ``None`` is no limit.
+    """Return the lowest and the highest expected value of one further scan; ``None`` means no limit.
 
     Parameters
     ----------
@@ -245,6 +262,10 @@ def _interval(reference: MeasureReference, measures: int) -> tuple[float | None,
 
 def load_training_appearance(path: str | Path) -> TrainingAppearance:
     """Read and validate an appearance.json.
+
+    Returns
+    -------
+    TrainingAppearance
 
     Raises
     ------

@@ -50,7 +50,12 @@ def choose_stem(spacing: Spacing, shape: Sequence[int], small_lesion: Sequence[f
     shape : 3 ints
         Planned volume in detection voxels.
     small_lesion : 3 floats or None
-        Extents in mm of a 5th-percentile lesion.
+        5th percentile of the lesions' extents ``(z, y, x)`` in mm.
+
+    Returns
+    -------
+    3 ints
+        Stride ``(z, y, x)``.
 
     Examples
     --------
@@ -82,9 +87,9 @@ def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Stri
     """Choose strides and kernels of the backbone stages, axis by axis.
 
     A stage pools an axis if its spacing is at most twice the finest spacing and if at least 4 cells remain. An axis
-    that is over 2 times coarser than the finest has kernel 1, as has an axis with a single cell. The finest spacing is
-    that of the axes that are long enough to be pooled. There are at most 5 stages, and no more stages if no axis has
-    more than 12 cells.
+    that is over 2 times coarser than the finest axis has kernel 1. An axis with a single cell also has kernel 1. Only
+    axes that are long enough to be pooled count for the finest spacing. Stages are added until no axis has more than 12
+    cells, or no axis can be pooled. There are at most 5 stages.
 
     Parameters
     ----------
@@ -94,6 +99,10 @@ def choose_strides(spacing: Spacing, shape: Sequence[int], stem: Triple) -> Stri
         Planned volume in detection voxels.
     stem : 3 ints
         Stride of the first stage.
+
+    Returns
+    -------
+    Strides
 
     Examples
     --------
@@ -133,6 +142,10 @@ def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: AnyFloatArray) 
         Planned volume in detection voxels.
     extents : ndarray, shape ``(N, 3)``
         Edges ``(z, y, x)`` of the lesions' boxes in mm.
+
+    Returns
+    -------
+    Stage1Plan
     """
     stages = choose_strides(spacing, shape, choose_stem(spacing, shape, small_lesion_extents(extents)))
     count = len(stages.strides)
@@ -149,7 +162,7 @@ def stage1_plan(spacing: Spacing, shape: Sequence[int], extents: AnyFloatArray) 
 
 
 def wants_fine_stage(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) -> bool:
-    """Return whether half of the lesions are so small (4 cells of the stem) that a fine stage pays.
+    """Return True if the median lesion spans at most 4 cells of the stem, so that a fine stage helps.
 
     Parameters
     ----------
@@ -158,6 +171,10 @@ def wants_fine_stage(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray)
         Spacing of the detection grid in mm.
     extents : ndarray, shape ``(N, 3)``
         Edges ``(z, y, x)`` of the lesions' boxes in mm.
+
+    Returns
+    -------
+    bool
 
     Examples
     --------
@@ -176,13 +193,17 @@ def add_fine_stage(plan: Stage1Plan, channels: int = FINE_CHANNELS) -> Stage1Pla
     """Return the plan with a stage at full resolution in front of the stem.
 
     The stage has a convolution, a residual block and no head. The stem then reads the features of this stage instead of
-    the voxels. Its cells stay the same.
+    the voxels. The cells of the stem stay the same.
 
     Parameters
     ----------
     plan : Stage1Plan
     channels : int
         Width of the new stage.
+
+    Returns
+    -------
+    Stage1Plan
 
     Examples
     --------
@@ -202,7 +223,7 @@ def add_fine_stage(plan: Stage1Plan, channels: int = FINE_CHANNELS) -> Stage1Pla
 
 
 def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) -> Stage1Plan:
-    """Return the plan with a stage at full resolution that carries a head, whose cells are single voxels.
+    """Return the plan with a stage at full resolution that has a head: its cells are single voxels.
 
     Parameters
     ----------
@@ -212,6 +233,10 @@ def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) ->
         Spacing of the detection grid in mm.
     extents : ndarray, shape ``(N, 3)``
         Edges ``(z, y, x)`` of the lesions' boxes in mm.
+
+    Returns
+    -------
+    Stage1Plan
 
     Examples
     --------
@@ -224,7 +249,7 @@ def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) ->
     levels = choose_levels(extents, fine.strides, spacing)
     stages, upper = levels.head_stages, levels.upper_sizes
     if stages[0] > 0:
-        # So few lesions are so small that `choose_levels` gave them to a coarser level. Here they get their own level.
+        # `choose_levels` gave the smallest lesions to a coarser level, because they are few. Here they get a level.
         z, y, x = (float(f"{LEVEL_CELLS[1] * length:.6g}") for length in spacing)
         stages, upper = (0, *stages), ((z, y, x), *upper)
     return fine.model_copy(update={"head_stages": stages, "level_max_sizes": upper})

@@ -77,6 +77,11 @@ def clipped_fraction(region: IntensityStatistics, lower: float, upper: float) ->
     region : IntensityStatistics
     lower, upper : float
 
+    Returns
+    -------
+    float
+        From 0 to 1.
+
     Examples
     --------
     >>> body = IntensityStatistics(mean=50, std=30, percentiles={0: 0, 50: 50, 100: 100})

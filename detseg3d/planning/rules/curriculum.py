@@ -24,12 +24,13 @@ def choose_window(
     """Choose a window with about ``edge`` detection voxels along the finest axis.
 
     The window has about the same length in mm along all axes. Its edges are multiples of the total stride on the
-    detection grid, and it is never larger than the planned volume. The finest axis is one of the axes with 8 voxels or
-    more.
+    detection grid, and it is never larger than the planned volume. Only an axis with 8 voxels or more can be the finest
+    axis.
 
     Parameters
     ----------
     edge : int
+        Detection voxels along the finest axis.
     detection_spacing : 3 floats
         In mm.
     scale : 3 floats
@@ -73,19 +74,26 @@ def choose_curriculum(
     """Choose the phases of the training: small windows, larger windows, whole volumes.
 
     Windows have about 48 and 96 detection voxels along the finest axis, and at least twice the length of a large
-    lesion. A window with 80 % of the voxels of the planned volume becomes the whole volume, and neighbouring phases
-    with equal windows are joined.
+    lesion. A window with at least 80 % of the voxels of the planned volume becomes the whole volume. Neighbouring
+    phases with equal windows are joined.
 
     Parameters
     ----------
     detection_spacing : 3 floats
+        In mm.
     scale : 3 floats
         Fine voxels per detection voxel.
     total_stride : 3 ints
+        Detection voxels per cell of the coarsest stage.
     largest : 3 ints
         Planned volume in fine voxels.
     large_lesion : float, optional
         Longest edge of a 95th-percentile lesion in mm.
+
+    Returns
+    -------
+    tuple of CurriculumPhase
+        In the order of the training.
 
     Examples
     --------
@@ -105,7 +113,7 @@ def choose_curriculum(
     phases.append((SHARES[-1], None))
     (first, small), (second, larger) = phases[:2]
     if larger is None and small is not None:
-        # There is no window between small windows and whole volumes, so each gets half of its time.
+        # There is no larger window between small windows and whole volumes. Each of them gets half of its time.
         phases[:2] = [(first + second / 2, small), (second / 2, None)]
     merged: list[CurriculumPhase] = []
     for share, chosen in phases:

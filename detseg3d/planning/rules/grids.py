@@ -23,20 +23,20 @@ __all__ = [
 ]
 
 
-ANISOTROPY = 3.0  # An axis that is over 3 times coarser than the next gets its 10th percentile.
+ANISOTROPY = 3.0  # The coarsest axis gets its 10th percentile if it is over 3 times coarser.
 MIN_CELLS = 4  # No axis is pooled to fewer cells.
 SPARE_VOLUME = 1.1  # A scan with up to 1.1 times the planned voxels is still trained as a whole.
 OUTLIER_VOLUME = 3.0  # A scan with over 3 times the voxels of the 90th percentile is an outlier.
 SCANS_WITH_OUTLIERS = 10  # Smallest number of scans among which outliers are looked for.
-PERCENTILES = (90, 75, 50)  # Smaller volumes to plan for, if the largest volume would cost lesions.
+PERCENTILES = (90, 75, 50)  # Tried if the grid of the largest volume is too coarse.
 
 
 def choose_fine_spacing(spacings: npt.ArrayLike, shapes: npt.ArrayLike | None = None) -> Spacing:
     """Choose the spacing of the fine grid: the median of each axis.
 
-    If one axis is over 3 times coarser than the next, this axis gets its 10th percentile instead, but not less than the
-    next axis. An axis along which every scan has a single voxel gets the coarsest spacing, so that no scan gets a
-    second voxel.
+    If the coarsest axis is over 3 times coarser than the second coarsest axis, the coarsest axis gets its 10th
+    percentile instead, but never less than the spacing of the second coarsest axis. An axis along which every scan has
+    a single voxel gets the coarsest spacing, so that no scan gets a second voxel.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class PlannedVolume:
         return math.prod(self.shape)
 
     def cuts(self, shape: Sequence[int]) -> bool:
-        """Return whether training shows only parts of a scan of ``shape``, because it has over a tenth more voxels."""
+        """Return True if a scan of ``shape`` is trained in parts, because it has over a tenth more voxels."""
         return math.prod(shape) > SPARE_VOLUME * self.voxels
 
 
@@ -105,13 +105,18 @@ def planned_volumes(shapes: npt.ArrayLike) -> list[PlannedVolume]:
     """Return volumes to plan for, the largest first: percentiles of the scans' edges, axis by axis.
 
     The percentiles are 100, 90, 75 and 50. Outliers are left out first: in 10 scans or more, scans with over 3 times
-    the voxels of the 90th percentile. So one body among heads does not decide for all scans. Of the other scans, the
-    99th percentile counts as the largest edge.
+    the voxels of the 90th percentile. One whole-body scan among head scans therefore does not decide the plan. Of the
+    other scans, the 99th percentile counts as the largest edge.
 
     Parameters
     ----------
     shapes : array_like of int, shape ``(cases, 3)``
         Fine voxels.
+
+    Returns
+    -------
+    list of PlannedVolume
+        Without repeated shapes.
 
     Examples
     --------
@@ -136,9 +141,10 @@ def planned_volumes(shapes: npt.ArrayLike) -> list[PlannedVolume]:
 
 
 def long_axes(shape: Sequence[int]) -> list[int]:
-    """Return the axes that are long enough to be pooled: 8 voxels or more. All three if no axis is so long.
+    """Return the axes that are long enough to be pooled: 8 voxels or more.
 
-    A short axis is never pooled. Its spacing must not influence how the other axes of a thin volume are pooled.
+    If no axis is so long, all three axes are returned. A short axis is never pooled. Its spacing must not influence how
+    the other axes of a thin volume are pooled.
 
     Examples
     --------
@@ -173,6 +179,11 @@ def coarser_spacings(fine_spacing: Spacing, shape: Sequence[int], step: float = 
         Planned volume in fine voxels.
     step : float, optional
         Ratio of two neighbouring spacings.
+
+    Returns
+    -------
+    list of 3 floats each
+        ``(z, y, x)`` in mm.
 
     Examples
     --------

@@ -46,7 +46,7 @@ def assign_levels(extents: AnyFloatArray, upper_sizes: Sequence[Spacing]) -> npt
         Edges ``(z, y, x)`` of the lesions' boxes in mm.
     upper_sizes : sequence of 3 floats
         For each pair of neighbouring levels, finest first: the longest edges ``(z, y, x)`` in mm that the finer level
-        takes. No axis descends from one entry to the next.
+        takes. Along each axis, the edges never decrease from one entry to the next.
 
     Returns
     -------
@@ -68,13 +68,14 @@ def assign_levels(extents: AnyFloatArray, upper_sizes: Sequence[Spacing]) -> npt
 def choose_levels(extents: npt.ArrayLike, strides: Sequence[Triple], voxel: Spacing) -> LevelChoice:
     """Choose the detection levels from the sizes of the lesions.
 
-    A level takes lesions that span up to 8 of its cells. The finest level also takes all smaller lesions, the coarsest
-    level all larger lesions. Along the axes that the stage pools, the longest edge of a lesion is compared with the
-    shortest edge of a cell. An axis that the stage does not pool (too coarse or too short) is compared separately,
-    because a lesion spans few cells along it, whatever its size in the plane.
+    A level takes lesions that span up to 8 of its cells. The finest level also takes all smaller lesions, and the
+    coarsest level takes all larger lesions. Along the axes that the stage pools, the longest edge of a lesion is
+    compared with the shortest edge of a cell. An axis that the stage does not pool (too coarse or too short) is
+    compared separately, because a lesion of any size in the plane spans few cells along this axis.
 
     A level that would get no lesion, or hardly any, is dropped. The next finer level takes its lesions. If the finest
-    level is dropped, the next coarser level takes its lesions, if they span at least 2 cells there.
+    level is dropped, the next coarser level takes its lesions. The finest level is not dropped if one of its lesions
+    would span less than 2 cells of the next coarser level.
 
     Parameters
     ----------
@@ -84,6 +85,10 @@ def choose_levels(extents: npt.ArrayLike, strides: Sequence[Triple], voxel: Spac
         Stride of each backbone stage.
     voxel : 3 floats
         Edges ``(z, y, x)`` in mm of a voxel of the detection grid.
+
+    Returns
+    -------
+    LevelChoice
 
     Examples
     --------
@@ -133,8 +138,8 @@ def _pooled(stride: Triple) -> npt.NDArray[np.bool_]:
 def lesion_spans(extents: AnyFloatArray, cell: Sequence[float], voxel: Sequence[float]) -> AnyFloatArray:
     """Count the cells that each lesion spans along the axis with the most cells.
 
-    Only axes along which a cell is longer than a voxel count, because along the other axes every lesion spans at least
-    one cell. If a cell is a voxel, all axes count.
+    An axis counts only if a cell is longer than a voxel along this axis. Along the other axes, every lesion spans at
+    least one cell. If a cell is as large as a voxel, all axes count.
 
     Parameters
     ----------

@@ -34,9 +34,9 @@ def choose_candidate_limit(
 ) -> CandidateLimit:
     """Choose the limit of candidates, which grows with the volume of a scan.
 
-    The limit is several candidates for each lesion of a scan with the highest density of lesions in the data set. A
-    fixed number would be too small for scans with a larger field of view than in training. Without a limit, a network
-    that has learned little would send Stage 2 to thousands of places.
+    The limit is 4 candidates for each lesion that the scan would have at the highest density of lesions in the data
+    set. A fixed number would be too small for scans with a larger field of view than in training. Without a limit, a
+    network that has learned little would send Stage 2 to thousands of places.
 
     Parameters
     ----------
@@ -44,7 +44,11 @@ def choose_candidate_limit(
     volumes : sequence of float
         Volumes of the same cases in mm³, cropped to the body.
     roi_size : 3 ints
-        Samples of an RoI. The masks of all candidates need memory.
+        Samples ``(z, y, x)`` of an RoI. They decide the memory of the candidates' masks.
+
+    Returns
+    -------
+    CandidateLimit
 
     Examples
     --------
@@ -54,12 +58,14 @@ def choose_candidate_limit(
     CandidateLimit(density=0.03, minimum=100, maximum=20000)
     """
     counts, sizes = np.asarray(lesions_per_case, np.float64), np.asarray(volumes, np.float64)
-    # A few lesions in a scan that happens to be small say nothing about the density of lesions.
+    # A few lesions in an unusually small scan do not show the density of lesions. Such a scan counts with the median
+    # volume.
     usual = np.where(counts > _COVERED_BY_FLOOR, sizes, np.maximum(sizes, np.median(sizes))) if len(sizes) else sizes
     density = CANDIDATES_PER_LESION * float((counts / usual).max(initial=0))
-    fullest = int(counts.max(initial=0))
+    most_lesions = int(counts.max(initial=0))
     affordable = int(CANDIDATE_MASKS_BYTES / (2 * math.prod(roi_size)))
-    most = max(min(max(affordable, _CANDIDATE_CEILINGS[0]), _CANDIDATE_CEILINGS[1]), 2 * fullest)
-    # An organ that is full of lesions may fill a scan that is smaller than those of the training.
-    fewest = max(MIN_CANDIDATES, fullest)
-    return CandidateLimit(float(f"{density:.6g}"), min(fewest, _MAX_IN_PLANS), min(most, _MAX_IN_PLANS))
+    maximum = max(min(max(affordable, _CANDIDATE_CEILINGS[0]), _CANDIDATE_CEILINGS[1]), 2 * most_lesions)
+    # A scan may show only the organ with the lesions, and be smaller than all training scans. It may have as many
+    # lesions as the training scan with the most lesions.
+    minimum = max(MIN_CANDIDATES, most_lesions)
+    return CandidateLimit(float(f"{density:.6g}"), min(minimum, _MAX_IN_PLANS), min(maximum, _MAX_IN_PLANS))

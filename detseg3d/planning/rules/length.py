@@ -33,6 +33,10 @@ def choose_steps(cases: int, lesions: int) -> int:
     cases, lesions : int
         Numbers of the data set.
 
+    Returns
+    -------
+    int
+
     Examples
     --------
     One scan, 40 scans with 1765 lesions, and a set of ten thousand scans:
@@ -45,12 +49,18 @@ def choose_steps(cases: int, lesions: int) -> int:
 
 
 def choose_val_every(epochs: int) -> int:
-    """Return the epochs from one validation to the next: ten validations in all, or every ten epochs if that is more.
+    """Return the number of epochs from one validation to the next.
+
+    A training has ten validations. A long training has more validations: one after every ten epochs.
 
     Parameters
     ----------
     epochs : int
         Length of the training.
+
+    Returns
+    -------
+    int
 
     Examples
     --------

@@ -23,12 +23,13 @@ __all__ = [
 ]
 
 
-# Pairs of the 75th-percentile lesion edge in fine voxels and the RoI edge up to it. With a margin of 0.3 on each
-# side, one sample then represents at most 1.25 voxels, or 1.5 voxels of large lesions. Masks of large lesions are
-# learned in half the time this way, and a voxel at the rim matters little there (docs/research_log). Small lesions
-# gain nothing from more than 24 samples, and a step with 32 samples costs 1.7 times as much. The few larger lesions
-# are covered by several RoIs. If RoIs were sized for the 95th percentile, they would take most of the training time
-# of a data set with mostly small lesions (docs/concepts).
+# Each pair is a limit in fine voxels and the edge of the RoI in samples. The edge is used if the 75th percentile of the
+# lesions' longest edges is at most the limit. With a margin of 0.3 on each side, one sample then represents at most
+# 1.25 voxels, or 1.5 voxels of large lesions. Masks of large lesions are learned in half the time this way, and a voxel
+# at the rim of a large lesion matters little (docs/research_log). Small lesions gain nothing from more than 24 samples,
+# and a step with 32 samples costs 1.7 times as much. The few larger lesions are covered by several RoIs. If RoIs were
+# sized for the 95th percentile, they would take most of the training time of a data set with mostly small lesions
+# (docs/concepts).
 ROI_EDGES = ((12.0, 24), (25.0, 32), (45.0, 48), (math.inf, 64))
 DEFAULT_ROI_EDGE = 32
 SAME_SPACING = 4 / 3  # Spacings with a smaller ratio count as equal.
@@ -51,7 +52,7 @@ def choose_roi_edge(longest_voxels: npt.ArrayLike) -> tuple[int, float]:
     edge : int
         Samples.
     large : float
-        The 75th percentile of ``longest_voxels``, which decides.
+        The 75th percentile of ``longest_voxels``, which decides the edge.
 
     Examples
     --------
@@ -69,8 +70,8 @@ def choose_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
     """Return the samples of an RoI along each axis.
 
     The finest axis has ``edge`` samples. Coarser axes have fewer samples, a multiple of 4 and at least 8. No axis has
-    more samples than the planned volume has voxels, but at least 4. The finest axis is one of the axes with 8 voxels or
-    more.
+    more samples than the planned volume has voxels, but every axis has at least 4. Only an axis with 8 voxels or more
+    can be the finest axis.
 
     Parameters
     ----------
@@ -80,6 +81,11 @@ def choose_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
         In mm.
     shape : 3 ints
         Planned volume in fine voxels.
+
+    Returns
+    -------
+    3 ints
+        ``(z, y, x)``.
 
     Examples
     --------
@@ -129,7 +135,7 @@ def choose_min_rois_per_window(size: Triple) -> int:
 
 
 def choose_roi_batch(size: Triple) -> int:
-    """Choose the number of RoIs that Stage 2 predicts together: 16 RoIs of up to 32³ samples, fewer larger ones.
+    """Choose the number of RoIs that Stage 2 predicts together: 16, or fewer if an RoI has over 32³ samples.
 
     16 RoIs of 64³ samples need 1.4 GB in float32 (measured on a CPU), 16 RoIs of 32³ samples need 0.18 GB.
 
@@ -144,9 +150,9 @@ def choose_roi_batch(size: Triple) -> int:
 def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
     """Return the number of RoIs that a training step draws from a window or a volume.
 
-    The number is at least ``min_rois_per_window``. It is larger if the samples of all RoIs are at most
-    ``roi_voxel_fraction`` of the voxels that Stage 1 sees, and at most those of 32 RoIs of 24³ samples. In a large
-    window, more RoIs cost little time compared with Stage 1 and show more errors of Stage 1.
+    The number is at least ``min_rois_per_window``. A large window gets more RoIs, until their samples add up to
+    ``roi_voxel_fraction`` of the voxels that Stage 1 sees, but at most to 32 · 24³ samples. In a large window, more
+    RoIs cost little time compared with Stage 1 and show more errors of Stage 1.
 
     Parameters
     ----------
@@ -155,6 +161,10 @@ def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
         Samples of an RoI.
     voxels : float
         Voxels of the window on the detection grid.
+
+    Returns
+    -------
+    int
 
     Examples
     --------
@@ -169,8 +179,9 @@ def rois_of_window(training: TrainingPlan, size: Triple, voxels: float) -> int:
 def roi_plan(size: Triple, fine_spacing: Spacing) -> RoiPlan:
     """Plan the RoI with its minimum extent.
 
-    The minimum extent is 12 voxels of the finest axis in mm, and at least 3 voxels of each axis. Along an axis of few
-    slices it is at most one voxel per sample. The finest axis is one of the axes with 8 samples or more.
+    The minimum extent is 12 voxels of the finest axis in mm, and at least 3 voxels of each axis. The minimum extent is
+    never more than one voxel per sample, which matters along an axis with few slices. Only an axis with 8 samples or
+    more can be the finest axis.
 
     Examples
     --------

@@ -20,8 +20,8 @@ def stage2_plan(size: Triple, fine_spacing: Spacing) -> Stage2Plan:
     """Plan the U-Net that segments an RoI.
 
     An axis is pooled if it has an even number of samples, at least 8 samples, and at most twice the finest spacing. An
-    axis that is over 2 times coarser than the finest has kernel 1. The finest spacing is that of the axes that can be
-    pooled. Scales that no axis reaches are dropped.
+    axis that is over 2 times coarser than the finest axis has kernel 1. Only axes with enough samples to be pooled
+    count for the finest spacing. Scales that no axis reaches are dropped.
 
     Parameters
     ----------
@@ -29,6 +29,10 @@ def stage2_plan(size: Triple, fine_spacing: Spacing) -> Stage2Plan:
         Samples of an RoI.
     fine_spacing : 3 floats
         In mm.
+
+    Returns
+    -------
+    Stage2Plan
 
     Raises
     ------

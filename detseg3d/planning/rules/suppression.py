@@ -32,10 +32,11 @@ class Suppression:
     Attributes
     ----------
     distance, iou : float
+        Two boxes count as duplicates if their distance in box sizes is below the first, or their IoU above the second.
     lesions : int
         Number of training lesions.
     lost, lost_by_default : int
-        Number of these lesions that these values, and the strictest values, would suppress.
+        Number of these lesions that the chosen values suppress, and number that the strictest values would suppress.
     """
 
     distance: float
@@ -74,6 +75,10 @@ def choose_suppression(cases: Sequence[CaseLesions], fine_spacing: Sequence[floa
     cases : sequence of CaseLesions
     fine_spacing : 3 floats
         Edges ``(z, y, x)`` of a fine voxel in mm. The thinnest box spans one voxel.
+
+    Returns
+    -------
+    Suppression
 
     Examples
     --------
