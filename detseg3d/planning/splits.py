@@ -172,8 +172,8 @@ def make_splits(
 
     Returns
     -------
-    list of dict
-        For each fold ``{"train": [...], "val": [...]}``, sorted. Every case is in exactly one ``val``.
+    list of FoldCases
+        One entry for each fold, with sorted cases. Every case is in exactly one ``validation``.
 
         With a single patient there is one fold, which validates on its training cases. A warning states that its
         scores mean nothing.

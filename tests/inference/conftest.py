@@ -1,4 +1,4 @@
-"""A predictor with one fold of the tiny model and what it finds in one scan."""
+"""A predictor with one fold of the tiny model, and its prediction of one scan."""
 
 from __future__ import annotations
 

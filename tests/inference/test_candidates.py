@@ -43,7 +43,7 @@ def assert_equal(first: Candidates, second: Candidates) -> None:
         assert mine.probability.dtype == other.probability.dtype == torch.float16
 
 
-def test_what_is_stored_comes_back(tmp_path: Path) -> None:
+def test_stored_candidates_are_read_unchanged(tmp_path: Path) -> None:
     candidates = make_candidates(TWO, spacing=(3.0, 0.7, 0.7000001))
     save_candidates(candidates, tmp_path / "a.npz")
     again = load_candidates(tmp_path / "a.npz")
@@ -193,7 +193,7 @@ def test_stored_candidates_are_suppressed_less(tiny_plans: Plans, iou: float, st
     assert loose.model_copy(update={name: getattr(plan, name) for name in changed}) == plan
 
 
-def test_a_limit_keeps_the_best_of_those_that_pass(tiny_plans: Plans, tmp_path: Path) -> None:
+def test_a_limit_keeps_the_best_candidates(tiny_plans: Plans, tmp_path: Path) -> None:
     blobs = [Blob((2, 2, 2 + 6 * index, 4, 4, 4 + 6 * index), 0.9 - 0.1 * index, 1) for index in range(4)]
     limited = replace(make_candidates(blobs), limit=2)
     assert limited.passing(tiny_plans.inference).tolist() == [0, 1]
@@ -227,7 +227,7 @@ def test_all_rois_of_a_candidate_count() -> None:
 @pytest.mark.parametrize("classes", [1, 2])
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 6, 7])
 @pytest.mark.parametrize("lesion", [0.0, 0.55])
-def test_group_by_group_gives_what_the_whole_gives(
+def test_merging_group_by_group_gives_the_same_as_merging_all(
     tiny_plans: Plans, seed: int, classes: int, join: bool, lesion: float
 ) -> None:
     """To the voxel: which candidate owns it must not depend on RoIs that do not reach there.
@@ -266,7 +266,7 @@ def in_order(lesions: list[Lesion]) -> list[Lesion]:
     return sorted((replace(found, id=0) for found in lesions), key=lambda found: (found.candidate, found.box))
 
 
-def test_what_is_kept_of_pasted_rois_is_bounded(tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_of_pasted_rois_is_limited(tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
     blobs = [Blob((4, 4, x, 6, 6, x + 2), 0.9, 1) for x in (4, 14, 25)]
     candidates = make_candidates(blobs, shape=(32, 32, 32))
     groups = [candidates.merge_group(np.array([index]), tiny_plans) for index in range(3)]

@@ -51,7 +51,7 @@ def refusal(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail if memory is allocated for a network: a hostile model must be refused before."""
+    """Fail if memory is allocated for a network: a hostile model must be refused earlier."""
     make = DetSeg3D.__init__
 
     def watch(self: DetSeg3D, *arguments: Any) -> None:

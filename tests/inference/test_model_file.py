@@ -1,4 +1,4 @@
-"""Model files that anybody may have made: what is refused, and before which step."""
+"""Model files may come from anybody: bad files are refused, and before which step."""
 
 from __future__ import annotations
 
@@ -69,13 +69,15 @@ def test_the_unpacked_folder_is_the_model(whole_model: Path, model_file: Path, f
 
 
 def test_a_file_with_another_checksum_but_the_same_rest_would_be_taken(model_file: Path, tmp_path: Path) -> None:
-    """The tests below refuse what was changed, and not that something was changed."""
+    """In the tests below, files are refused for their changed content, not for a wrong checksum."""
     same = changed_model(model_file, tmp_path / "same", edit("dataset.json", description="theirs"))
     (tmp_path / "unpacked").mkdir()
     assert unpack_model(same, tmp_path / "unpacked").name == "Dataset001_Tiny"
 
 
-def test_an_opened_file_is_a_folder_that_goes_away_and_a_folder_is_itself(model_file: Path, whole_model: Path) -> None:
+def test_an_opened_file_is_a_temporary_folder_and_an_opened_folder_is_the_folder(
+    model_file: Path, whole_model: Path
+) -> None:
     with opened_model(model_file) as opened:
         assert opened.name == "Dataset001_Tiny" and (opened / "fold_1" / "plans.json").is_file()
     assert not opened.exists()
@@ -247,7 +249,7 @@ def test_a_header_over_the_limit_is_refused_unread(model_file: Path, tmp_path: P
 
 @pytest.mark.usefixtures("no_network")
 def test_a_sparse_file_of_huge_weights_is_refused_unread(model_file: Path, tmp_path: Path, folder: Path) -> None:
-    """A file may have holes: 4 TB of zeros take no space on the disk, and would in memory."""
+    """A file may have holes: 4 TB of zeros take no space on the disk, but would take memory."""
     metadata = {**read_content(model_file).documents}
     content = model_file.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

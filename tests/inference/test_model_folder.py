@@ -11,7 +11,7 @@ from detseg3d.inference.model_folder import load_reference, restrict_mirroring, 
 from detseg3d.planning.plans import Plans
 
 
-def test_folds_planned_before_the_spacing_of_arrays_was_kept_go_with_later_ones(tiny_plans: Plans) -> None:
+def test_folds_with_and_without_a_default_spacing_can_be_averaged(tiny_plans: Plans) -> None:
     assert same_network(tiny_plans, tiny_plans.evolve(default_spacing=(3.0, 1.0, 1.0)))
 
 
@@ -23,7 +23,7 @@ def test_copies_are_mirrored_as_all_folds_were_trained(tiny_plans: Plans, caplog
         assert restrict_mirroring(across, [across, everywhere]) == across
     assert not caplog.records
     assert restrict_mirroring(everywhere, [everywhere, across]).inference.mirror_axes == (2,)
-    assert "not all trained on scans flipped along z y" in caplog.text
+    assert "trained on scans flipped along z y" in caplog.text
 
 
 def test_a_model_that_does_not_describe_its_training_scans_is_refused(tiny_plans: Plans, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ PLAN = InferencePlan(candidate_threshold=0.1, score_threshold=0.4, scan_threshol
         ([(0.9, 0.9)], "0.9, in case0", "mask threshold 0.5", "minimum_volume_mm3"),
     ],
 )
-def test_the_threshold_that_nothing_reached_is_named_with_the_best_score(
+def test_the_threshold_that_no_scan_reached_is_named_with_the_best_score(
     outcomes: list[tuple[float, float | None]], best: str, threshold: str, flag: str
 ) -> None:
     cases = {f"case{i}": CaseOutcome(0, detection, score) for i, (detection, score) in enumerate(outcomes)}
@@ -28,6 +28,6 @@ def test_the_threshold_that_nothing_reached_is_named_with_the_best_score(
 
 
 @pytest.mark.parametrize("lesions", [[], [1], [0, 2, 0]])
-def test_nothing_is_message_where_there_is_a_lesion_or_no_scan(lesions: list[int]) -> None:
+def test_there_is_no_message_if_a_scan_has_a_lesion_or_without_scans(lesions: list[int]) -> None:
     cases = {f"case{i}": CaseOutcome(count, 0.5, 0.2) for i, count in enumerate(lesions)}
     assert explain_no_lesions(cases, PLAN) is None

@@ -49,7 +49,7 @@ def weights(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def point(tmp_path: Path, weights: dict[str, Path]) -> OperatingPoint:
-    """Chosen with folds 0 and 1, and saved."""
+    """An operating point that was chosen with folds 0 and 1 and saved."""
     digests = {name: weights_digest(weights[name]) for name in ("fold_0", "fold_1")}
     point = OperatingPoint(inference=CHOSEN, objective="highest lesion F1", weights=digests, metrics=METRICS)
     assert (
@@ -60,18 +60,18 @@ def point(tmp_path: Path, weights: dict[str, Path]) -> OperatingPoint:
     return point
 
 
-def test_what_is_saved_comes_back(tmp_path: Path, point: OperatingPoint) -> None:
+def test_a_saved_operating_point_is_read_unchanged(tmp_path: Path, point: OperatingPoint) -> None:
     assert load_operating_point(tmp_path) == point
 
 
-def test_the_figures_come_back_as_they_were(tmp_path: Path, point: OperatingPoint) -> None:
+def test_the_metrics_are_read_as_they_were_written(tmp_path: Path, point: OperatingPoint) -> None:
     loaded = load_operating_point(tmp_path)
     assert loaded is not None and loaded.metrics == METRICS
     stored = read_json(ModelFolder(tmp_path).operating_point)["metrics"]
     assert stored["cross_fitted"] is None and stored["plan"]["f1_iou_0_1"] == 0.5
 
 
-def test_a_model_need_not_have_one(tmp_path: Path, tiny_plans: Plans) -> None:
+def test_a_model_without_an_operating_point_keeps_its_plans(tmp_path: Path, tiny_plans: Plans) -> None:
     assert load_operating_point(tmp_path) is None
     assert apply_operating_point(tiny_plans, tmp_path, {}) is tiny_plans
 
@@ -124,7 +124,7 @@ def test_thresholds_and_calibration_are_used_and_nothing_else(
     assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
-def test_some_of_its_folds_will_do(
+def test_a_subset_of_the_folds_uses_the_operating_point(
     tmp_path: Path, point: OperatingPoint, weights: dict[str, Path], tiny_plans: Plans, caplog: pytest.LogCaptureFixture
 ) -> None:
     plans = apply_operating_point(tiny_plans, tmp_path, {"fold_1": weights["fold_1"]}, use_mirroring=False)
@@ -144,7 +144,7 @@ def test_some_of_its_folds_will_do(
         ((0, 1, 2), True, None),
     ],
 )
-def test_other_mirrored_copies_than_it_was_chosen_with_are_reported_once(
+def test_mirrored_copies_that_differ_from_the_operating_point_are_reported_once(
     tmp_path: Path,
     point: OperatingPoint,
     weights: dict[str, Path],
@@ -163,7 +163,7 @@ def test_other_mirrored_copies_than_it_was_chosen_with_are_reported_once(
     assert message is None or (message in messages[0] and "--disable_tta" in messages[0] and "--val" in messages[0])
 
 
-def test_other_weights_do_without_it(
+def test_the_operating_point_is_not_used_with_other_weights(
     tmp_path: Path, point: OperatingPoint, weights: dict[str, Path], tiny_plans: Plans, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights["fold_1"].write_bytes(b"trained again")
@@ -175,7 +175,7 @@ def test_other_weights_do_without_it(
     assert "fold_0" not in caplog.text
 
 
-def test_the_best_weights_do_without_it_and_nobody_is_sent_to_consolidate_again(
+def test_the_operating_point_is_not_used_with_the_best_weights_and_no_consolidation_is_advised(
     tmp_path: Path, point: OperatingPoint, weights: dict[str, Path], tiny_plans: Plans, caplog: pytest.LogCaptureFixture
 ) -> None:
     best = weights["fold_1"].with_name("model_best.safetensors")
@@ -186,7 +186,7 @@ def test_the_best_weights_do_without_it_and_nobody_is_sent_to_consolidate_again(
 
 
 @pytest.mark.parametrize("folds", [("fold_0", "fold_all"), ("fold_all",)])
-def test_a_fold_that_had_no_part_in_it_is_named(
+def test_a_fold_that_did_not_contribute_to_the_operating_point_is_named(
     tmp_path: Path,
     point: OperatingPoint,
     weights: dict[str, Path],

@@ -63,7 +63,7 @@ def test_probabilities_agree_with_the_mask(result: Prediction) -> None:
     assert result.probabilities[0][result.semantic == 0].max() < 0.501
 
 
-def test_probabilities_are_not_kept_unasked(predictor: Predictor) -> None:
+def test_probabilities_are_returned_only_on_request(predictor: Predictor) -> None:
     assert predictor.predict_array(make_scan(101)[0], (1, 1, 1)).probabilities is None
 
 
@@ -73,7 +73,7 @@ def test_predicting_twice_gives_the_same(predictor: Predictor, result: Predictio
     assert (again.lesions, again.candidates) == (result.lesions, result.candidates)
 
 
-def test_the_input_is_left_alone(predictor: Predictor) -> None:
+def test_the_input_is_not_changed(predictor: Predictor) -> None:
     image, _ = make_scan(101)
     before = image.copy()
     predictor.predict_array(image, (1, 1, 1))
@@ -124,7 +124,7 @@ def test_a_tiny_scan_gives_a_result(predictor: Predictor, shape: tuple[int, int,
 def test_results_lie_on_the_grid_of_the_input(
     predictor: Predictor, result: Prediction, spacing: tuple[float, float, float]
 ) -> None:
-    """The same scan sampled differently: the same lesions at the same millimetres."""
+    """The same scan on another grid gives the same lesions at the same positions in mm."""
     image, _ = make_scan(101)
     shape = tuple(round(n / s) for n, s in zip(SHAPE, spacing, strict=True))
     centers = [
@@ -141,7 +141,7 @@ def test_results_lie_on_the_grid_of_the_input(
 
 
 def test_shifting_the_scan_in_its_field_of_view_shifts_the_result(predictor: Predictor, result: Prediction) -> None:
-    """What is cropped away must be put back: air in front of the body moves everything by just as much."""
+    """Air in front of the body is cropped away, so the result must be shifted by the thickness of this air."""
     shifted = predictor.predict_array(np.pad(make_scan(101)[0], [(5, 0), (0, 7), (11, 3)]), (1, 1, 1))
     np.testing.assert_array_equal(shifted.instances[5:, :-7, 11:-3], result.instances)
     moved = np.array([5, 0, 11, 5, 0, 11])
@@ -159,8 +159,8 @@ def test_candidates_lie_on_the_grid_of_the_input(predictor: Predictor) -> None:
         np.testing.assert_allclose(candidate.box, boxes[candidate.lesion], atol=2.5)
 
 
-def test_the_smallest_volume_is_one_of_millimetres(predictor: Predictor) -> None:
-    """Voxels of the input count with their own size, not with that of the plan's grid."""
+def test_the_smallest_volume_is_measured_in_cubic_millimetres(predictor: Predictor) -> None:
+    """Volumes are computed with the voxel size of the input, not with that of the plan's grid."""
     coarse, spacing = make_scan(101)[0][::2], (2.0, 1.0, 1.0)
     smallest = min(lesion.volume_mm3 for lesion in predictor.predict_array(coarse, spacing).lesions)
     for limit, kept in ((smallest - 0.5, True), (smallest + 0.5, False)):
@@ -202,7 +202,7 @@ def test_a_fold_that_is_still_in_training_is_not_among_the_default(tiny_model: P
     assert len(Predictor.from_model_folder(tmp_path, options=LoadOptions(device="cpu")).models) == 1
 
 
-def test_folds_that_are_not_there_are_named(tiny_model: Path) -> None:
+def test_missing_folds_are_named(tiny_model: Path) -> None:
     with pytest.raises(DetSeg3DError, match=r"(?s)not trained.*found: +\['fold_3', 'fold_all'\].*fold_0, fold_1.*-f"):
         Predictor.from_model_folder(tiny_model, [0, 3, "all"], LoadOptions(device="cpu"))
 
@@ -355,7 +355,7 @@ def test_a_damaged_operating_point_is_an_error(consolidated: Path) -> None:
         load(consolidated)
 
 
-def test_a_result_says_how_unlike_the_training_the_scan_is(
+def test_a_result_describes_how_the_scan_differs_from_the_training_scans(
     predictor: Predictor, result: Prediction, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert result.similarity is not None and not result.similarity.unlike

@@ -121,7 +121,7 @@ def written(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_boxes_in_the_world_fit_the_written_mask(written: Path) -> None:
-    """Against SimpleITK: the voxels of each lesion, taken to the world, fill the box that is written."""
+    """By SimpleITK, the voxels of each lesion fill the written box in world coordinates."""
     image = SimpleITK.ReadImage(str(written / "out" / "instances" / "sick.mha"))
     instances = SimpleITK.GetArrayFromImage(image)
     record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
@@ -200,7 +200,7 @@ def test_a_scan_that_would_be_replaced_does_not_stop_the_others(
 
 
 @pytest.mark.parametrize("error", [MemoryError("400 GB"), RuntimeError("why"), IndexError("list"), KeyError("spacing")])
-def test_an_error_that_nobody_foresaw_does_not_stop_the_others(
+def test_an_unexpected_error_does_not_stop_the_other_cases(
     predictor: Predictor, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     original = predictor.find_candidates
@@ -219,7 +219,7 @@ def test_an_error_that_nobody_foresaw_does_not_stop_the_others(
 
 @pytest.fixture
 def counted(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many scans were predicted."""
+    """Return a function that counts the predicted scans."""
     original, calls = predictor.find_candidates, []
 
     def count(*arguments: Any, **options: Any) -> Candidates:
@@ -230,7 +230,7 @@ def counted(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return lambda: len(calls)
 
 
-def test_going_on_skips_what_is_complete(
+def test_a_continued_run_skips_complete_cases(
     predictor: Predictor, written: Path, tmp_path: Path, counted: Callable[[], int]
 ) -> None:
     shutil.copytree(written / "out", tmp_path / "out")
@@ -248,7 +248,7 @@ def test_all_is_predicted_again_by_default(
     assert counted() == 2
 
 
-def test_going_on_writes_probabilities_that_are_missing(
+def test_a_continued_run_writes_missing_probabilities(
     predictor: Predictor, written: Path, tmp_path: Path, counted: Callable[[], int]
 ) -> None:
     shutil.copytree(written / "out", tmp_path / "out")
@@ -257,7 +257,7 @@ def test_going_on_writes_probabilities_that_are_missing(
     assert {path.name for path in (tmp_path / "out" / "probabilities").iterdir()} == {"healthy.npz", "sick.npz"}
 
 
-def test_going_on_writes_candidates_that_are_missing(
+def test_a_continued_run_writes_missing_candidates(
     predictor: Predictor, written: Path, tmp_path: Path, counted: Callable[[], int]
 ) -> None:
     shutil.copytree(written / "out", tmp_path / "out")
@@ -272,7 +272,7 @@ def test_candidates_of_an_earlier_prediction_do_not_stay(predictor: Predictor, w
     assert list((tmp_path / "out" / "candidates").iterdir()) == []
 
 
-def test_a_case_is_gone_from_memory_when_the_next_one_is_looked_at(
+def test_a_case_is_freed_from_memory_before_the_next_case_is_read(
     predictor: Predictor, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, earlier, alive = predictor.find_candidates, [], []
@@ -293,25 +293,25 @@ def test_a_single_file_is_a_case(predictor: Predictor, written: Path) -> None:
     assert (case.case_id, case.images) == ("sick", (ImageSource(written / "in" / "sick.mha"),))
 
 
-def test_a_single_file_is_taken_whatever_lies_beside_it(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_single_file_is_predicted_without_the_files_beside_it(predictor: Predictor, tmp_path: Path) -> None:
     for name in ("scan.mha", "other_0000.mha", "other_0001.mha"):
         write_scan(tmp_path / name, make_scan(0)[0])
     [case] = predictor.list_inputs(tmp_path / "scan.mha")
     assert case.images == (ImageSource(tmp_path / "scan.mha"),)
 
 
-def test_a_file_that_is_no_image_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_refused(predictor: Predictor, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("", encoding="utf-8")
     with pytest.raises(DetSeg3DError, match=r"notes\.txt"):
         predictor.list_inputs(tmp_path / "notes.txt")
 
 
-def test_an_input_that_is_not_there_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_missing_input_is_refused(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError, match=r"(?s)does not exist.*nowhere"):
         predictor.list_inputs(tmp_path / "nowhere")
 
 
-def test_one_file_is_too_little_for_a_model_of_two_channels(
+def test_one_file_is_not_enough_for_a_model_of_two_channels(
     predictor: Predictor, written: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     normalization = [{"scheme": "zscore"}] * 2
@@ -374,7 +374,7 @@ def test_a_slice_per_folder_is_one_case(predictor: Predictor, tmp_path: Path) ->
     assert [case.case_id for case in predictor.list_inputs(tmp_path / "nested")] == ["nested"]
 
 
-def test_copies_of_a_series_are_cases_of_their_own(predictor: Predictor, tmp_path: Path) -> None:
+def test_each_copy_of_a_series_is_a_separate_case(predictor: Predictor, tmp_path: Path) -> None:
     for name in ("p1", "p2"):
         write_dicom(tmp_path / "in" / name, make_scan(101)[0])
     assert [case.case_id for case in predictor.list_inputs(tmp_path / "in")] == ["p1", "p2"]
@@ -394,7 +394,7 @@ def test_series_and_suv_channels_that_do_not_fit_the_model_are_errors(predictor:
 
 @pytest.fixture(scope="module")
 def compared(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A folder predicted from a usual scan, one of thick slices and a healthy one of noise; and the warnings."""
+    """The predictions of a usual scan, a scan with thick slices and a healthy scan of noise, and the warnings."""
     root = tmp_path_factory.mktemp("compared")
     image = make_scan(101)[0]
     usual = Geometry(image.shape)
@@ -414,7 +414,7 @@ def read_similarity(folder: Path, case_id: str) -> dict[str, Any]:
     return dict(json.loads((folder / "rois" / f"{case_id}.json").read_text(encoding="utf-8"))["similarity"])
 
 
-def test_the_record_says_whether_the_scan_is_unlike_the_training(compared: tuple[Path, list[str]]) -> None:
+def test_the_record_shows_if_the_scan_is_unlike_the_training(compared: tuple[Path, list[str]]) -> None:
     usual, thick = (read_similarity(compared[0], case_id) for case_id in ("usual", "thick"))
     assert (usual["unlike_training"], usual["reasons"], usual["training_cases"]) == (False, [], 6)
     assert thick["unlike_training"] is True
@@ -424,7 +424,7 @@ def test_the_record_says_whether_the_scan_is_unlike_the_training(compared: tuple
     assert spacing["expected"][0] <= 1 <= spacing["expected"][1] < 6
 
 
-def test_each_scan_that_is_unlike_the_training_is_one_line(compared: tuple[Path, list[str]]) -> None:
+def test_each_scan_that_is_unlike_the_training_gives_one_line_of_warning(compared: tuple[Path, list[str]]) -> None:
     unlike = [line for line in compared[1] if "unlike the training" in line]
     assert [line.split()[0] for line in unlike] == ["noise", "thick"]
     assert all("\n" not in line for line in unlike)
@@ -451,7 +451,7 @@ def test_the_table_of_cases_has_every_case_with_its_reasons(compared: tuple[Path
     assert (rows["noise"]["lesions"], rows["noise"]["best_score"], rows["noise"]["volume_mm3"]) == ("0", "", "0")
 
 
-def test_each_lesion_says_whether_its_scan_is_unlike_the_training(compared: tuple[Path, list[str]]) -> None:
+def test_each_lesion_row_shows_if_its_scan_is_unlike_the_training(compared: tuple[Path, list[str]]) -> None:
     with (compared[0] / "lesions.csv").open(newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     assert {row["unlike_training"] for row in rows if row["case"] == "usual"} == {"no"}
@@ -469,7 +469,7 @@ def with_limit(tiny_model: Path, limit: int) -> Predictor:
 
 
 @pytest.mark.parametrize("save_candidates", [False, True])
-def test_a_scan_that_reaches_the_limit_of_candidates_says_so(
+def test_a_scan_that_reaches_the_limit_of_candidates_gets_a_warning(
     tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, save_candidates: bool
 ) -> None:
     image = make_scan(101)[0]
@@ -488,7 +488,7 @@ def test_a_scan_that_reaches_the_limit_of_candidates_says_so(
         assert 3 < len(load_candidates(PredictionFolder(tmp_path / "out").candidates("full"))) <= 6
 
 
-def test_a_scan_below_the_limit_says_nothing(
+def test_a_scan_below_the_limit_gets_no_warning(
     tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     image = make_scan(101)[0]

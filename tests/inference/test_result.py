@@ -54,7 +54,7 @@ def prediction(plans: Plans) -> Prediction:
 
 
 def in_world(z: float, y: float, x: float) -> list[float]:
-    """Position of voxel edges in the world, as SimpleITK has it: it counts voxel centres."""
+    """Return the position of voxel edges in the world by SimpleITK, which counts voxel centres."""
     image = SimpleITK.Image(10, 9, 8, SimpleITK.sitkUInt8)
     image.SetSpacing((0.75, 0.5, 3.0))
     image.SetOrigin(GEOMETRY.origin)
@@ -62,32 +62,32 @@ def in_world(z: float, y: float, x: float) -> list[float]:
     return list(image.TransformContinuousIndexToPhysicalPoint((x - 0.5, y - 0.5, z - 0.5)))
 
 
-def test_a_lesion_says_what_it_is(prediction: Prediction) -> None:
+def test_a_lesion_has_its_class_label_and_scores(prediction: Prediction) -> None:
     first, second = prediction.lesions
     assert (first.id, first.class_name, first.label) == (1, "tumour", 2)
     assert (second.id, second.class_name, second.label) == (2, "cyst", 4)
     assert (first.score, first.detection_score, first.roi_score) == (0.85, 0.9, 0.8)
 
 
-def test_a_lesion_says_how_large_it_is(prediction: Prediction) -> None:
+def test_a_lesion_has_its_voxels_volume_and_diameter(prediction: Prediction) -> None:
     lesion = prediction.lesions[0]
     assert lesion.voxels == 8
     assert lesion.volume_mm3 == pytest.approx(8 * 3.0 * 0.5 * 0.75)
     assert math.pi / 6 * lesion.diameter_mm**3 == pytest.approx(lesion.volume_mm3)
 
 
-def test_a_lesion_says_where_it_is_in_voxels(prediction: Prediction) -> None:
+def test_a_lesion_has_its_box_and_centre_in_voxel_edges(prediction: Prediction) -> None:
     assert prediction.lesions[0].box == (1, 2, 3, 3, 6, 4)
     assert prediction.lesions[0].center == (2, 4, 3.5)
 
 
-def test_a_lesion_says_where_it_is_in_the_world(prediction: Prediction) -> None:
+def test_a_lesion_has_its_box_and_centre_in_world_coordinates(prediction: Prediction) -> None:
     lesion = prediction.lesions[0]
     np.testing.assert_allclose(lesion.center_world, in_world(2, 4, 3.5))
     np.testing.assert_allclose(lesion.box_world, [in_world(1, 2, 3), in_world(3, 6, 4)])
 
 
-def test_every_candidate_is_listed_with_what_became_of_it(prediction: Prediction) -> None:
+def test_every_candidate_is_listed_with_its_lesion(prediction: Prediction) -> None:
     assert [candidate.lesion for candidate in prediction.candidates] == [None, 2, 1]
     assert [candidate.score for candidate in prediction.candidates] == [0.1, 0.6, 0.85]
     assert [candidate.class_name for candidate in prediction.candidates] == ["cyst", "cyst", "tumour"]
@@ -190,7 +190,7 @@ def test_the_table_keeps_the_order_of_nearly_equal_scores(prediction: Prediction
     assert [float(row["score"]) for row in read_table(tmp_path)] == scores
 
 
-def test_a_row_says_where_the_lesion_is(prediction: Prediction, tmp_path: Path) -> None:
+def test_a_row_has_the_box_and_the_centre_of_the_lesion(prediction: Prediction, tmp_path: Path) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
     write_tables(tmp_path)
     row, lesion = read_table(tmp_path)[0], prediction.lesions[0]
@@ -208,7 +208,7 @@ def test_an_unfinished_record_is_not_read(prediction: Prediction, tmp_path: Path
     assert len(read_table(tmp_path)) == 2
 
 
-def test_what_another_process_finished_meanwhile_is_in_the_table(
+def test_a_case_that_another_process_finishes_meanwhile_is_in_the_table(
     prediction: Prediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
@@ -226,7 +226,7 @@ def test_what_another_process_finished_meanwhile_is_in_the_table(
     assert {row["case"] for row in read_table(tmp_path)} == {"a", "b", "c"}
 
 
-def test_a_case_that_another_process_predicts_anew_is_no_error(
+def test_a_case_that_another_process_predicts_again_is_not_an_error(
     prediction: Prediction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for case_id in ("a", "b"):
@@ -243,7 +243,7 @@ def test_a_case_that_another_process_predicts_anew_is_no_error(
 
 
 @pytest.mark.parametrize("ending", [".mha", ".mhd", ".nii.gz", ".npy"])
-def test_a_prediction_that_fails_halfway_leaves_the_earlier_one(
+def test_a_prediction_that_fails_halfway_keeps_the_earlier_prediction(
     prediction: Prediction, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_case(prediction, "a", tmp_path, ending)
@@ -268,7 +268,7 @@ def test_a_folder_without_lesions_has_a_table_with_a_head(tmp_path: Path) -> Non
     ]
 
 
-def test_all_that_is_written_of_a_case_can_be_removed(prediction: Prediction, tmp_path: Path) -> None:
+def test_all_files_of_a_case_can_be_removed(prediction: Prediction, tmp_path: Path) -> None:
     for case_id, ending in (("a", ".mha"), ("a", ".nii.gz"), ("b.c", ".mha")):
         write_case(prediction, case_id, tmp_path, ending)
     (tmp_path / "a.txt").write_text("notes", encoding="utf-8")
@@ -277,13 +277,13 @@ def test_all_that_is_written_of_a_case_can_be_removed(prediction: Prediction, tm
     assert left == {"a.txt", "b.c.mha", "instances/b.c.mha", "rois/b.c.json"}
 
 
-def test_there_need_be_nothing_to_remove(tmp_path: Path) -> None:
+def test_removing_the_results_of_a_case_without_results_is_not_an_error(tmp_path: Path) -> None:
     clear_cases(tmp_path / "nowhere", {"a"})
     assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"lesions": [{}]}', '{"lesions": 3}', '{"lesions": [{"box": null}]}'])
-def test_a_record_from_elsewhere_does_not_cost_the_table(
+def test_a_damaged_record_does_not_prevent_the_table(
     tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "rois").mkdir()
@@ -318,7 +318,7 @@ def test_a_prediction_without_lesions_shows_the_scan(prediction: Prediction) -> 
     assert "<img" not in replace(empty, image=None)._repr_html_()
 
 
-def test_texts_for_people_are_one_line(prediction: Prediction) -> None:
+def test_the_text_forms_of_a_prediction_have_one_line(prediction: Prediction) -> None:
     for value in (prediction, prediction.lesions[0], prediction.candidates[0]):
         assert repr(value).startswith(type(value).__name__) and "\n" not in repr(value) and len(repr(value)) < 120
 

@@ -31,7 +31,7 @@ MATRICES = {
 
 @pytest.fixture(scope="module")
 def untrained(tiny_plans: Plans) -> Predictor:
-    """Networks with random weights and hardly any threshold: lesions here and there, and not a mirror image of them."""
+    """Networks with random weights and low thresholds, which find lesions at places without symmetry."""
     torch.manual_seed(3)
     plans = tiny_plans.evolve(
         inference={"candidate_threshold": 0.0, "score_threshold": 0.0, "max_candidates": 6, "minimum_volume_mm3": 0.0}

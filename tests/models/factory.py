@@ -22,7 +22,7 @@ LESIONS = [[4, 4, 4, 8, 8, 8], [14, 10, 5, 17, 14, 8], [2, 12, 16, 3, 13, 17]]
 def make_targets(
     shape: Sequence[int], boxes: Sequence[Sequence[int]], classes: Sequence[int] | None = None
 ) -> VolumeTargets:
-    """A volume whose lesions 1, 2, … fill these boxes; the last one wins where they meet."""
+    """Return a volume with lesions 1, 2, … in these boxes; the last lesion wins in overlaps."""
     instances = np.zeros(tuple(shape), np.int32)
     for index, box in enumerate(boxes):
         instances[tuple(slice(box[axis], box[axis + 3]) for axis in range(3))] = index + 1

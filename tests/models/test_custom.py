@@ -15,7 +15,7 @@ HERE = "tests.models.test_custom"
 
 
 class Wider(DetSeg3D):
-    """A network with a layer of its own."""
+    """A network with an additional layer."""
 
     def __init__(self, plans: Plans) -> None:
         super().__init__(plans)
@@ -40,7 +40,7 @@ def test_the_named_network_and_loss_are_used(tiny_plans: Plans) -> None:
     assert model.mask_loss is constant_loss
 
 
-def test_without_a_name_it_is_detseg3d_itself(tiny_plans: Plans) -> None:
+def test_without_a_name_the_network_is_detseg3d(tiny_plans: Plans) -> None:
     assert type(CustomCode().build(tiny_plans)) is DetSeg3D
 
 

@@ -77,7 +77,7 @@ def test_a_box_without_a_lesion_has_an_empty_target(model: DetSeg3D) -> None:
     assert batch.weight.min() == 0  # a lesion lies there that is not meant: neither right nor wrong
 
 
-def test_a_box_of_several_tiles_stays_one_roi(model: DetSeg3D) -> None:
+def test_a_box_of_several_tiles_gives_a_single_roi(model: DetSeg3D) -> None:
     target = make_targets((40, 40, 40), [[2, 2, 2, 38, 38, 38]])
     assert len(model.tiles([[2, 2, 2, 38, 38, 38]])[0]) > 1
     assert roi_batch(model, target, sample_of([2, 2, 2, 38, 38, 38], 1)).crops.shape == (1, 2, 16, 16, 16)
@@ -195,7 +195,7 @@ def test_prediction_is_deterministic(tiny_plans: Plans, result: dict[str, Any]) 
         assert again["roi_info"] == result["roi_info"]
 
 
-def test_prediction_leaves_image_and_weights_alone(model: DetSeg3D) -> None:
+def test_prediction_does_not_change_image_and_weights(model: DetSeg3D) -> None:
     image = make_image([make_targets(SHAPE, LESIONS)])
     before, weights = image.clone(), {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model(image)
@@ -255,7 +255,7 @@ def test_an_image_of_the_wrong_shape_is_an_error(model: DetSeg3D, shape: tuple[i
 
 
 def test_context_attention_learns_from_the_coarsest_map(tiny_plans: Plans) -> None:
-    """Its last layer starts at zero, so the first step moves that layer and nothing before it."""
+    """The last layer of the attention starts at zero, so the first step changes only this layer."""
     model = make_model(tiny_plans, stage2={"context_attention": True})
     train(model, [make_targets(SHAPE, LESIONS), make_targets(SHAPE, LESIONS[:1])]).segmentation.backward()
     attention = model.segmenter.attention

@@ -1,4 +1,4 @@
-"""What the two-stage network learns from: the parts of the loss, and which stage each reaches."""
+"""The terms of the loss of the two-stage network, and the stages that each term trains."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def test_the_segmentation_loss_alone_reaches_every_stage_of_the_backbone(model: 
     assert all(gradients(stage) > 0 for stage in model.detector.stages)
 
 
-def test_without_feature_channels_the_stages_are_cut_apart(tiny_plans: Plans) -> None:
+def test_without_feature_channels_the_stages_share_no_gradient(tiny_plans: Plans) -> None:
     model = make_model(tiny_plans, stage2={"feature_channels": 0})
     train(model, [make_targets(SHAPE, LESIONS)]).segmentation.backward()
     assert gradients(model.detector) == 0 and gradients(model.segmenter) > 0
 
 
-def test_the_detection_losses_leave_stage_two_alone(model: DetSeg3D) -> None:
+def test_the_detection_losses_do_not_train_stage_2(model: DetSeg3D) -> None:
     losses = train(model, [make_targets(SHAPE, LESIONS)])
     (losses.heatmap + losses.size + losses.offset).backward()
     assert gradients(model.segmenter) == 0 and gradients(model.detector) > 0
@@ -65,7 +65,9 @@ def test_an_roi_without_a_lesion_weighs_less_in_the_masks_loss(tiny_plans: Plans
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 2), (1.0, 3)])
-def test_a_window_shows_as_many_rois_as_its_share_allows(tiny_plans: Plans, share: float, expected: int) -> None:
+def test_the_number_of_rois_of_a_window_follows_from_roi_voxel_fraction(
+    tiny_plans: Plans, share: float, expected: int
+) -> None:
     # 24 × 20 × 22 voxels are 2.6 RoIs of 16³ samples.
     plans = tiny_plans.evolve(
         roi={"size": (16, 16, 16)}, training={"min_rois_per_window": 2, "roi_voxel_fraction": share}

@@ -58,7 +58,7 @@ def options(mirror_axes: tuple[int, ...] = (), **inference: float) -> DetectOpti
 
 
 @given(axes)
-def test_each_box_of_a_cell_is_flipped_like_a_single_one(flipped: list[int]) -> None:
+def test_each_box_of_a_cell_is_flipped_like_a_single_box(flipped: list[int]) -> None:
     first, second = make_level(0), make_level(1)
     both = DenseLevel(
         first.probability,
@@ -79,7 +79,7 @@ def test_flipping_twice_changes_nothing(flipped: list[int]) -> None:
     assert_equal_levels(flip_dense(flip_dense(level, flipped), flipped), level)
 
 
-def test_a_flip_moves_the_centre_as_it_moves_the_cell() -> None:
+def test_a_flip_moves_the_centre_together_with_the_cell() -> None:
     """An object at position p of n cells lies at n - p in the flipped image: for the cell and its offset together."""
     level = make_level()
     back = flip_dense(level, (2,))
@@ -145,7 +145,7 @@ def test_nan_of_stage_1_is_an_error_and_no_scan_without_lesions(part: str, monke
 
 
 @pytest.mark.parametrize(("weight", "intensity", "blamed"), [(1e12, 1.0, "weights"), (1.0, 1e30, "intensities")])
-def test_what_makes_the_output_overflow_is_named(
+def test_the_cause_of_an_overflow_is_named(
     make_model: Callable[[int], DetSeg3D], weight: float, intensity: float, blamed: str
 ) -> None:
     model = make_model(0)
@@ -188,12 +188,12 @@ def segment(
     return [np.append(p.probability.float().numpy(), p.score) for p in predictions]
 
 
-def test_no_candidate_no_roi(make_model: Callable[[int], DetSeg3D]) -> None:
+def test_without_candidates_there_are_no_rois(make_model: Callable[[int], DetSeg3D]) -> None:
     nothing = Detections(np.zeros((0, 6), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
     assert segment([make_model(0)], nothing) == []
 
 
-def test_one_model_without_flips_gives_what_the_network_itself_gives(make_model: Callable[[int], DetSeg3D]) -> None:
+def test_one_model_without_flips_gives_the_output_of_the_network(make_model: Callable[[int], DetSeg3D]) -> None:
     model, image = make_model(0), make_image((16, 20, 24))
     predictions = segment_rois([model], GridImages(image[0], image), FOUND, options()).predictions
     features = model.roi_features(model.detect(image).features)
@@ -227,7 +227,7 @@ def test_the_size_of_the_batch_does_not_matter(make_model: Callable[[int], DetSe
 def test_rois_are_flipped_with_their_features_and_back(
     axis: int, make_model: Callable[[int], DetSeg3D], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where both stages work voxel by voxel, no flip is noticed."""
+    """If both stages work voxel by voxel, flips do not change the result."""
     model = make_model(0)
 
     def cell_by_cell(image: torch.Tensor) -> DetectorOutput:
@@ -358,7 +358,7 @@ def test_the_scores_of_each_network_are_returned(make_model: Callable[[int], Det
     assert [p.score for p in both.predictions] == pytest.approx((1 / (1 + np.exp(-odds))).tolist())
 
 
-def test_one_network_twice_is_one_network(make_model: Callable[[int], DetSeg3D]) -> None:
+def test_the_average_of_one_network_with_itself_is_that_network(make_model: Callable[[int], DetSeg3D]) -> None:
     model, image = make_model(0), make_image((16, 20, 24))
     twice = segment_rois([model, model], GridImages(image[0], image), FOUND, options())
     once = segment_rois([model], GridImages(image[0], image), FOUND, options()).predictions

@@ -20,7 +20,7 @@ ENTRY = json.dumps(F32).encode()
 
 
 def write(path: Path, header: Any, data: bytes = bytes(24), length: int | None = None) -> Path:
-    """Write a file by hand: ``header`` as JSON unless it is bytes, with a wrong ``length`` of it if one is given."""
+    """Write a file by hand; a header that is not bytes becomes JSON, and ``length`` may be a wrong length."""
     block = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes((len(block) if length is None else length).to_bytes(8, "little") + block + data)
     return path
@@ -37,7 +37,7 @@ def is_refused(path: Path) -> bool:
     return caught.value.file == path and caught.value.expected == "a complete safetensors file"
 
 
-def test_types_and_shapes_are_those_that_the_library_writes(tmp_path: Path) -> None:
+def test_types_and_shapes_are_read_as_the_library_wrote_them(tmp_path: Path) -> None:
     tensors = {
         "a": torch.zeros(2, 3),
         "b": torch.zeros(4, dtype=torch.bfloat16),
@@ -72,7 +72,7 @@ def test_a_header_longer_than_the_file_is_refused(tmp_path: Path, length: int) -
 
 
 def test_a_header_over_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    """It would be a valid header: JSON may be padded with spaces."""
+    """The header would be valid, because JSON may be padded with spaces."""
     assert is_refused(write(tmp_path / "w", json.dumps({"a": F32}).encode().ljust(MAX_HEADER_BYTES + 1)))
     assert entries(write(tmp_path / "w", json.dumps({"a": F32}).encode().ljust(MAX_HEADER_BYTES)))
 
@@ -126,7 +126,7 @@ def test_a_header_that_is_not_valid_is_refused(tmp_path: Path, header: bytes) ->
 
 
 def test_of_a_name_that_stands_twice_the_last_entry_counts_everywhere(tmp_path: Path) -> None:
-    """What is compared with the network is what is read, so a second entry hides nothing."""
+    """The entry that is compared with the network is the entry that is read, so a second entry hides nothing."""
     flat = json.dumps({**F32, "shape": [6]}).encode()
     with open_tensors(write(tmp_path / "w", b'{"a": ' + ENTRY + b', "a": ' + flat + b"}")) as file:
         assert file.entries == {"a": TensorEntry("F32", (6,))} and file.read("a").shape == (6,)

@@ -1,4 +1,4 @@
-"""Weights of one plan as the start of another; what loads is compared tensor by tensor."""
+"""Weights of one plan as the start of another plan, compared tensor by tensor."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def transferred(source: Plans, own: Plans, folder: Path) -> tuple[DetSeg3D, DetS
 
 
 def same(first: DetSeg3D, second: DetSeg3D, names: dict[str, str]) -> bool:
-    """Whether all tensors below each prefix of the first equal those below that of the second."""
+    """Return True if all tensors below each prefix of the first network equal those of the second network."""
     one, other = first.state_dict(), second.state_dict()
     pairs = [
         (value, other[prefix + name.removeprefix(start)])
@@ -130,7 +130,7 @@ def test_further_levels_take_the_nearest_head(tiny_plans: Plans, tmp_path: Path)
     assert [module.loaded > 0 for module in transfer.backbone] == [True, True, False]
 
 
-def test_fewer_levels_take_theirs(tiny_plans: Plans, tmp_path: Path) -> None:
+def test_fewer_levels_take_the_heads_with_their_cell_sizes(tiny_plans: Plans, tmp_path: Path) -> None:
     source = tiny_plans.evolve(stage1=DEEPER)
     first, second, transfer = transferred(source, tiny_plans, tmp_path)
     assert same(second, first, {"detector.": "detector."})
@@ -152,7 +152,7 @@ def test_as_many_classes_of_other_names_keep_their_places(tiny_plans: Plans, tmp
     assert not any(module.adapted for module in transfer.modules)
 
 
-def test_flat_kernels_become_deep_ones_that_see_the_same(tiny_plans: Plans, tmp_path: Path) -> None:
+def test_flat_kernels_become_deep_kernels_with_the_same_output(tiny_plans: Plans, tmp_path: Path) -> None:
     flat = tiny_plans.evolve(stage1={"kernels": ((1, 3, 3), (3, 3, 3))})
     first, second, transfer = transferred(flat, tiny_plans, tmp_path)
     image = torch.randn((1, 8, 5, 6, 7), generator=torch.Generator().manual_seed(0))
@@ -160,7 +160,7 @@ def test_flat_kernels_become_deep_ones_that_see_the_same(tiny_plans: Plans, tmp_
     assert transfer.backbone[0].adapted == 3
 
 
-def test_deep_kernels_become_flat_ones_by_their_sum(tiny_plans: Plans, tmp_path: Path) -> None:
+def test_deep_kernels_are_summed_to_flat_kernels(tiny_plans: Plans, tmp_path: Path) -> None:
     flat = tiny_plans.evolve(stage1={"kernels": ((1, 3, 3), (3, 3, 3))})
     first, second, _ = transferred(tiny_plans, flat, tmp_path)
     name = "detector.stages.0.0.0.weight"
@@ -186,14 +186,14 @@ def test_weights_without_their_plans_are_refused(tiny_plans: Plans, tmp_path: Pa
     assert caught.value.file == tmp_path / "plans.json"
 
 
-def test_what_was_loaded_is_said_in_words() -> None:
+def test_the_transfer_is_described_in_words() -> None:
     assert str(ModuleTransfer("head", "cells of 2×2×2 mm", 4, 6, 2)) == (
         "head: 4 of 6 tensors from cells of 2×2×2 mm, 2 of them adapted"
     )
     assert str(ModuleTransfer("head", "", 0, 6)) == "head: not initialised from the pretrained weights"
 
 
-def test_a_box_for_all_classes_becomes_one_for_each_and_back(tiny_plans: Plans, tmp_path: Path) -> None:
+def test_one_box_for_all_classes_becomes_a_box_for_each_class_and_back(tiny_plans: Plans, tmp_path: Path) -> None:
     shared = tiny_plans.evolve(class_names=("cyst", "tumour"), class_labels=(1, 2))
     apart = shared.evolve(stage1={"boxes_per_class": True})
     name = "detector.heads.0.regression.weight"
@@ -209,7 +209,9 @@ def test_a_box_for_all_classes_becomes_one_for_each_and_back(tiny_plans: Plans, 
     assert torch.equal(new, torch.cat([old[3:6], old[:3], old[9:], old[6:9]]))
 
 
-def test_a_stage_that_pools_other_axes_takes_the_nearest_one(tiny_plans: Plans, tmp_path: Path) -> None:
+def test_a_stage_that_pools_other_axes_takes_the_weights_of_the_nearest_stage(
+    tiny_plans: Plans, tmp_path: Path
+) -> None:
     flat = tiny_plans.evolve(stage1={"strides": ((2, 2, 2), (2, 1, 1))})
     first, second, transfer = transferred(tiny_plans, flat, tmp_path)
     assert same(first, second, {"detector.stages.": "detector.stages."})

@@ -20,7 +20,7 @@ def layer(inputs: int = 3, outputs: int = 2) -> nn.Linear:
     return nn.Linear(inputs, outputs)
 
 
-def test_weights_come_back_to_the_bit(tmp_path: Path, tiny_plans: Plans) -> None:
+def test_weights_are_read_bit_for_bit(tmp_path: Path, tiny_plans: Plans) -> None:
     first, second = DetSeg3D(tiny_plans), DetSeg3D(tiny_plans)
     save_weights(first, tmp_path / "model.safetensors")
     load_weights(second, tmp_path / "model.safetensors")

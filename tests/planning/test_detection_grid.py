@@ -58,14 +58,14 @@ def test_lesions_of_a_voxel_get_a_head_at_full_resolution() -> None:
     assert why(plans, "fine stage").startswith("16 channels at full resolution, with a head: With the head, 100.0% of")
 
 
-def test_lesions_of_two_voxels_do_without() -> None:
+def test_lesions_of_two_voxels_need_no_head_at_full_resolution() -> None:
     plans = plan_alike([(2, 2, 2), (12, 12, 12)], (96, 128, 128), (1, 1, 1))
     assert finest_cell(plans) == (2, 2, 2)
     assert "100.0% of the lesions span a cell of their level" in why(plans, "fine stage")
 
 
 @pytest.mark.parametrize(("tiny", "cell"), [(1, 2), (3, 1)])
-def test_one_lesion_in_a_hundred_does_not_pay_for_a_head_at_full_resolution(tiny: int, cell: int) -> None:
+def test_one_small_lesion_in_a_hundred_does_not_justify_a_head_at_full_resolution(tiny: int, cell: int) -> None:
     shape: Shape = (96, 128, 128)
     lesions = scattered((1, 1, 1), tiny, shape, (1, 1, 1)) + scattered((6, 6, 6), 100 - tiny, shape, (1, 1, 1), 1)
     plans = plan_scans([(shape, (1, 1, 1), lesions), (shape, (1, 1, 1), [])])
@@ -101,7 +101,7 @@ def test_without_lesions_no_head_at_full_resolution_is_tried() -> None:
 # -- Memory ----------------------------------------------------------------------------------------------------------
 
 
-def test_memory_for_prediction_buys_a_finer_grid_where_it_decides() -> None:
+def test_more_memory_for_prediction_gives_a_finer_grid_if_prediction_is_the_limit() -> None:
     shape: Shape = (300, 400, 400)
     usual, more_training, more = (
         plan_alike([(6, 6, 6)], shape, (1, 1, 1), **options)
@@ -116,7 +116,7 @@ def test_memory_for_prediction_buys_a_finer_grid_where_it_decides() -> None:
     assert "Neither memory limit forbids a finer grid" in why(more, "detection spacing")
 
 
-def test_the_plan_says_that_the_memory_for_training_decides() -> None:
+def test_the_reason_names_the_memory_for_training_as_the_limit() -> None:
     plans = plan_alike([(6, 6, 6)], (256, 256, 256), (1, 1, 1), training_gb=1.5, inference_gb=16)
     assert plans.detection_spacing[0] > 1
     text = "The memory for training forbids a finer grid (flag --training_gb)"
@@ -129,7 +129,7 @@ HEAD: tuple[Shape, Lengths] = ((180, 220, 200), (1, 1, 1))
 BODY: tuple[Shape, Lengths] = ((600, 500, 500), (3, 1, 1))
 
 
-def test_one_body_among_heads_leaves_the_grid_of_the_heads_and_is_named() -> None:
+def test_one_body_scan_among_head_scans_does_not_change_the_grid_and_is_named() -> None:
     heads = [(*HEAD, scattered((2, 2, 2), 3, *HEAD, seed)) for seed in range(19)]
     alone, mixed = plan_scans(heads), plan_scans([*heads, (*BODY, [])])
     assert mixed.detection_spacing == alone.detection_spacing == (1, 1, 1)
@@ -140,7 +140,7 @@ def test_one_body_among_heads_leaves_the_grid_of_the_heads_and_is_named() -> Non
     assert why(alone, "larger scans") == ""
 
 
-def test_a_smaller_volume_is_planned_for_where_its_grid_finds_more() -> None:
+def test_a_smaller_volume_is_planned_if_its_grid_finds_more_lesions() -> None:
     # A third of the scans is large, but not so large that it could not be predicted on the fine grid.
     small: tuple[Shape, Lengths] = ((100, 160, 160), (1, 1, 1))
     large: tuple[Shape, Lengths] = ((400, 400, 400), (1, 1, 1))
@@ -164,7 +164,7 @@ def test_rois_fit_into_the_volume_that_is_planned_for() -> None:
     assert plans.planned_shape == small[0] and plans.roi.size == (12, 24, 24)
 
 
-def test_scans_that_could_not_be_predicted_are_not_given_up() -> None:
+def test_a_volume_is_not_chosen_if_usual_scans_could_not_be_predicted() -> None:
     # The same with bodies: on the grid of the heads one would take 39 GB to predict.
     scans = [(*HEAD, scattered((2, 2, 2), 5, *HEAD, seed)) for seed in range(16)]
     scans += [(*BODY, scattered((2, 2, 2), 5, *BODY, seed)) for seed in range(8)]
@@ -176,7 +176,7 @@ def test_scans_that_could_not_be_predicted_are_not_given_up() -> None:
     assert rich.planned_shape == HEAD[0] and rich.detection_spacing == (1, 1, 1)
 
 
-def test_large_scans_whose_grid_finds_everything_are_planned_for() -> None:
+def test_large_scans_are_planned_for_if_their_grid_finds_all_lesions() -> None:
     small, large = ((60, 60, 60), (1, 1, 1)), ((300, 300, 300), (1, 1, 1))
     scans = [(*small, scattered((9, 9, 9), 2, *small, seed)) for seed in range(16)]
     scans += [(*large, scattered((9, 9, 9), 2, *large, seed)) for seed in range(8)]

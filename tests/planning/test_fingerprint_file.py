@@ -47,7 +47,7 @@ def test_a_fingerprint_describes_its_data_set(tmp_path: Path) -> None:
     assert dataset.patient_of("case_0001") == "p" and dataset.patient_of("case_0002") == "case_0002"
 
 
-def test_plans_from_the_file_are_those_from_the_data_set(tmp_path: Path) -> None:
+def test_a_saved_fingerprint_gives_the_same_plans_as_the_data_set(tmp_path: Path) -> None:
     fingerprint = complete_fingerprint()
     save_fingerprint(fingerprint, tmp_path / "fingerprint.json")
     loaded = load_fingerprint(tmp_path / "fingerprint.json")

@@ -10,7 +10,7 @@ from tests.planning.factory import make_dataset
 
 
 @pytest.mark.parametrize("instances", [False, True])
-def test_the_plans_say_how_labels_are_read(tiny_plans: Plans, instances: bool) -> None:
+def test_the_plans_decide_how_labels_are_read(tiny_plans: Plans, instances: bool) -> None:
     form = label_format_of(
         tiny_plans.evolve(instances=instances), replace(make_dataset(), default_spacing=(3.0, 1.0, 1.0))
     )

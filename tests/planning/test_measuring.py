@@ -89,7 +89,7 @@ def test_large_volumes_are_sampled_with_a_seed_and_extremes_are_exact(monkeypatc
     assert np.array_equal(samples[0].body, again[0].body)
 
 
-def test_data_set_is_summed_up(tmp_path: Path) -> None:
+def test_the_summary_counts_the_whole_data_set(tmp_path: Path) -> None:
     raw = load_raw_dataset(write_dataset(tmp_path, lesions=(3, 0, 5, 2), spacing=(2, 1, 1)))
     fingerprint = measure_dataset(raw, Run(0, show_progress=False))
     summary = fingerprint.summary
@@ -164,7 +164,7 @@ def test_a_fingerprint_without_appearances_is_an_error(tmp_path: Path, content: 
 
 
 @pytest.mark.parametrize("length", [1e-7, 1e7])
-def test_a_case_whose_spacing_cannot_be_planned_for_is_not_measured(tmp_path: Path, length: float) -> None:
+def test_a_case_with_a_spacing_out_of_range_is_not_measured(tmp_path: Path, length: float) -> None:
     grid = Geometry((6, 6, 6), (1.0, length, 1.0))
     write_image(np.ones(grid.shape, np.float32), grid, tmp_path / "a_0000.nii.gz")
     write_image(np.zeros(grid.shape, np.uint8), grid, tmp_path / "a.nii.gz")

@@ -82,7 +82,7 @@ def saved_by_autograd(run: Callable[[], Any]) -> int:
 
 
 @pytest.mark.parametrize("first_head", [0, 1])
-def test_saved_values_agree_with_what_autograd_saves(first_head: int) -> None:
+def test_saved_values_agree_with_the_values_that_autograd_saves(first_head: int) -> None:
     import torch
 
     from detseg3d.models.networks.detector import Detector
@@ -96,7 +96,7 @@ def test_saved_values_agree_with_what_autograd_saves(first_head: int) -> None:
 
 
 @pytest.mark.parametrize(("edge", "spacing"), [(32, (1, 1, 1)), (48, (4.2, 1, 1)), (24, (1, 1.7, 1.7))])
-def test_roi_bytes_agree_with_what_autograd_saves(edge: int, spacing: tuple[float, float, float]) -> None:
+def test_roi_bytes_agree_with_the_bytes_that_autograd_saves(edge: int, spacing: tuple[float, float, float]) -> None:
     import torch
 
     from detseg3d.models.networks.segmenter import Segmenter
@@ -145,14 +145,14 @@ def test_a_coarser_first_head_needs_less() -> None:
 
 
 @pytest.mark.parametrize("half", [Precision.BF16, Precision.FP16])
-def test_float32_needs_up_to_twice_what_half_precision_needs(half: Precision) -> None:
+def test_float32_needs_up_to_twice_the_memory_of_half_precision(half: Precision) -> None:
     region = Region((128, 128, 128), 128**3)
     for needed in (inference_bytes, lambda n, r: training_bytes(n, r, 8)):
         less, more = (needed(network(precision=precision), region) for precision in (half, Precision.FP32))
         assert 1.2 * less < more < 2 * less
 
 
-def test_the_curriculum_needs_what_its_largest_phase_needs() -> None:
+def test_the_curriculum_needs_the_memory_of_its_largest_phase() -> None:
     phases = [CurriculumPhase(fraction=0.5, window=(32, 32, 32)), CurriculumPhase(fraction=0.5, window=None)]
     training = TrainingPlan(curriculum=tuple(phases), min_rois_per_window=8, roi_voxel_fraction=0.0)
     needed = planned_training_bytes(network(), training, (96, 96, 96), (1.0, 1.0, 1.0))

@@ -1,4 +1,4 @@
-"""Which axes have a direction: the order in which classes lie."""
+"""An axis has a direction if two classes keep an order along it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_one_class_has_no_order() -> None:
     assert find_class_orders([], []) == []
 
 
-def test_of_several_pairs_the_one_that_most_scans_show_is_named() -> None:
+def test_of_several_pairs_of_classes_the_pair_in_most_scans_is_named() -> None:
     centers, classes = scans(*[1] * 10)
     more = [np.array([[5.0, 1.0, 8.0], [5.0, 3.0, 8.0]])] * 15
     [order] = find_class_orders(centers + more, [*classes, *[np.array([2, 0])] * 15])

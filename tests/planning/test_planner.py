@@ -46,7 +46,7 @@ def test_head_scan() -> None:
     assert plans.inference.candidate_threshold == 0.1
 
 
-def test_plans_survive_json() -> None:
+def test_plans_are_unchanged_by_json() -> None:
     plans = plan()
     assert parse_plans(json.loads(json.dumps(plans.model_dump(mode="json")))) == plans
 
@@ -95,7 +95,7 @@ def test_a_volume_that_takes_most_of_two_gigabytes_itself_can_be_planned(
     assert f"(limit {fixed + 1:.2g} above the input)" in why(plans, "detection spacing")
 
 
-def test_few_slices_are_said_never_to_be_pooled() -> None:
+def test_the_reason_states_that_few_slices_are_never_pooled() -> None:
     plans = plan((4, 320, 320), (5, 0.7, 0.7))
     assert {stride[0] for stride in plans.stage1.strides} == {1}
     assert "Axis z (4) has too few voxels to be pooled" in why(plans, "Stage 1 strides")
@@ -279,14 +279,14 @@ def test_class_without_lesions_is_warned_of() -> None:
 
 
 def plan_two_classes(*orders: bool) -> Plans:
-    """Of scans that hold two classes, the first before the second along x (True) or behind it."""
+    """Plan scans with two classes: the first class lies before (True) or behind the second class along x."""
     dataset = make_dataset([f"case_{index}" for index in range(len(orders))], classes=("head", "tail"))
     lesions = [[(order ^ 1, (9,) * 3, (30, 30, 10)), (int(order), (9,) * 3, (30, 30, 70))] for order in orders]
     count = len(orders)
     return plan_dataset(make_fingerprint(dataset, [(60, 60, 90)] * count, [(1, 1, 1)] * count, lesions), dataset)
 
 
-def test_scans_whose_classes_keep_an_order_are_not_mirrored_along_it() -> None:
+def test_scans_are_not_mirrored_along_an_axis_on_which_classes_keep_an_order() -> None:
     plans = plan_two_classes(*[True] * 12)
     assert plans.training.mirror_axes == plans.inference.mirror_axes == (0, 1)
     assert "Along x (right to left), head comes before tail in 12 of 12 scans" in why(plans, "mirroring")
@@ -299,7 +299,7 @@ def test_scans_without_an_order_are_mirrored_along_all_axes() -> None:
 
 
 @pytest.mark.parametrize("numbered", [False, True])
-def test_touching_masks_are_joined_where_the_labels_do_not_number_lesions(numbered: bool) -> None:
+def test_touching_masks_are_joined_if_the_labels_do_not_number_lesions(numbered: bool) -> None:
     dataset = replace(make_dataset(), instances=numbered)
     fingerprint = make_fingerprint(dataset, [(90, 90, 90)] * 2, [(1, 1, 1)] * 2, [cubes(SMALL), []])
     plans = plan_dataset(fingerprint, dataset)
@@ -307,7 +307,7 @@ def test_touching_masks_are_joined_where_the_labels_do_not_number_lesions(number
     assert bool(why(plans, "touching masks")) is not numbered
 
 
-def test_every_decision_gives_figures() -> None:
+def test_every_decision_has_a_reason_with_numbers() -> None:
     for plans in (plan(edges=MIXED), plan((56, 330, 330), (3, 0.72, 0.72)), plan((300, 512, 512), (1, 0.7, 0.7))):
         names = [decision.name for decision in plans.decisions]
         for name in ("fine spacing", "planned volume", "RoI size", "Stage 2", "detection spacing", "Stage 1 strides"):

@@ -22,12 +22,12 @@ def problems(data: Any) -> str:
 # -- Reading and writing ---------------------------------------------------------------------------------------
 
 
-def test_plans_come_back_from_disk(tmp_path: Path, tiny_plans: Plans) -> None:
+def test_plans_are_read_as_they_were_written(tmp_path: Path, tiny_plans: Plans) -> None:
     save_plans(tiny_plans, tmp_path / "plans.json")
     assert load_plans(tmp_path / "plans.json") == tiny_plans
 
 
-def test_plans_are_written_for_people(tmp_path: Path, tiny_plans: Plans) -> None:
+def test_plans_are_written_as_indented_json(tmp_path: Path, tiny_plans: Plans) -> None:
     save_plans(tiny_plans, tmp_path / "plans.json")
     text = (tmp_path / "plans.json").read_text(encoding="utf-8")
     assert '\n "dataset_name": "Dataset001_Tiny"' in text and json.loads(text)["version"] == 4
@@ -50,7 +50,7 @@ def test_errors_name_the_file(tmp_path: Path, plans_data: dict[str, Any]) -> Non
 # -- Validation ------------------------------------------------------------------------------------------------
 
 
-def test_all_problems_are_reported_at_once(plans_data: dict[str, Any]) -> None:
+def test_all_problems_are_reported_together(plans_data: dict[str, Any]) -> None:
     plans_data["dataset_nam"] = "typo"
     plans_data["training"]["steps"] = 0
     plans_data["stage1"]["fpn"] = 8
@@ -136,7 +136,7 @@ def test_plans_that_contradict_themselves_are_refused(
 
 
 @pytest.mark.parametrize(("shares", "good"), [((0.3, 0.7), True), ((0.1,) * 10, True), ((0.5, 0.25), False)])
-def test_the_shares_of_the_curriculum_must_sum_to_one(
+def test_the_fractions_of_the_curriculum_must_sum_to_one(
     plans_data: dict[str, Any], shares: tuple[float, ...], good: bool
 ) -> None:
     plans_data["training"]["curriculum"] = [{"fraction": share, "window": None} for share in shares]
@@ -233,6 +233,6 @@ def test_other_fields_do_not_change_the_hash(tiny_plans: Plans, change: dict[str
     assert preprocessing_hash(tiny_plans.evolve(**change)) == preprocessing_hash(tiny_plans)
 
 
-def test_the_hash_outlives_writing_and_reading(tmp_path: Path, tiny_plans: Plans) -> None:
+def test_the_hash_is_unchanged_by_writing_and_reading(tmp_path: Path, tiny_plans: Plans) -> None:
     save_plans(tiny_plans, tmp_path / "plans.json")
     assert preprocessing_hash(load_plans(tmp_path / "plans.json")) == preprocessing_hash(tiny_plans)

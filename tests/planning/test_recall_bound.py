@@ -45,7 +45,7 @@ def bound_of(cases: list[CaseLesions], levels: DetectionLevels, **inference: Any
 
 
 def found_by_drawing(case: CaseLesions, levels: DetectionLevels, inference: InferencePlan) -> set[int]:
-    """Lesions that are found where the targets are drawn as maps and decoded."""
+    """Return the lesions that are found if the targets are drawn as maps and decoded."""
     fine = np.asarray(levels.fine_spacing)
     shape = np.rint(np.asarray(case.extent) / fine).astype(int).tolist()
     truth = boxes_from_centers_and_sizes(case.centers / fine, case.extents / fine)
@@ -138,22 +138,22 @@ CELLS_OF_2 = DetectionLevels((1, 1, 1), ((2, 2, 2),))
 SIZE = (64.0, 64.0, 64.0)
 
 
-def test_a_lesion_of_one_voxel_alone_in_its_cell_is_hard_and_found() -> None:
+def test_a_lesion_of_one_voxel_alone_in_a_cell_is_found_and_counts_as_below_a_cell() -> None:
     bound = bound_of([scan(SIZE, [(5.5, 5.5, 5.5), (9.5, 5.5, 5.5)], [1, 1])], CELLS_OF_2)
     assert (bound.found, bound.found_below_cell, bound.bound) == (2, 2, 1.0)
 
 
-def test_of_two_lesions_of_one_voxel_in_a_cell_one_is_lost_to_the_size_of_the_cell() -> None:
+def test_one_of_two_lesions_of_one_voxel_in_a_cell_is_lost_below_the_cell_size() -> None:
     bound = bound_of([scan(SIZE, [(4.5, 4.5, 4.5), (5.5, 5.5, 5.5)], [1, 1])], CELLS_OF_2)
     assert (bound.found, bound.lost_below_cell, bound.lost_same_cell) == (1, 1, 0)
 
 
-def test_of_two_larger_lesions_in_a_cell_the_larger_is_lost() -> None:
+def test_the_larger_of_two_large_lesions_in_a_cell_is_lost() -> None:
     bound = bound_of([scan(SIZE, [(21, 21, 21), (21.5, 21.5, 21.5)], [2, 20])], CELLS_OF_2)
     assert (bound.found, bound.lost_below_cell, bound.lost_same_cell) == (1, 0, 1)
 
 
-def test_lesions_of_other_cases_classes_and_levels_have_cells_of_their_own() -> None:
+def test_lesions_of_other_cases_classes_and_levels_do_not_share_cells() -> None:
     here = (21.0, 21.0, 21.0)
     apart = [scan(SIZE, [here], [3]), scan(SIZE, [here], [3])]
     two_levels = DetectionLevels((1, 1, 1), ((2, 2, 2), (4, 4, 4)), ((16.0,) * 3,))
@@ -215,13 +215,13 @@ def test_without_lesions_the_bound_is_1() -> None:
 
 
 def nested() -> CaseLesions:
-    """Two cores within their oedemas, and one lesion by itself."""
+    """Two cores within their oedemas, and one separate lesion."""
     centers = np.array([[8.0, 8, 8], [8.5, 8, 8], [24, 24, 24], [24, 24.5, 24], [8, 24, 8]])
     extents = np.array([[4.0] * 3, [7.0] * 3, [3.0] * 3, [7.5] * 3, [5.0] * 3])
     return CaseLesions((32.0,) * 3, centers, extents, np.array([0, 1, 0, 1, 1]), np.full(5, 20))
 
 
-def test_nested_classes_are_found_if_each_has_a_box_of_its_own() -> None:
+def test_nested_classes_are_found_if_each_class_has_its_own_box() -> None:
     cells = ((4.0,) * 3,)
     shared = recall_bound([nested()], DetectionLevels((1, 1, 1), cells), InferencePlan(), NAMES)
     apart = recall_bound([nested()], DetectionLevels((1, 1, 1), cells, boxes_per_class=True), InferencePlan(), NAMES)

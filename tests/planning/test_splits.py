@@ -56,12 +56,12 @@ def test_holdout_leaves_something_on_both_sides_and_splits_no_patient(
 
 
 @given(st.integers(2, 60), st.floats(0.05, 0.95), st.integers(0, 5))
-def test_holdout_has_the_share_asked_for(count: int, share: float, seed: int) -> None:
+def test_holdout_has_the_requested_fraction(count: int, share: float, seed: int) -> None:
     [split] = make_holdout_split([str(i) for i in range(count)], {}, {str(i): i % 7 for i in range(count)}, share, seed)
     assert len(split.validation) == min(count - 1, max(1, round(share * count)))
 
 
-def test_folds_have_equal_sizes_and_like_loads() -> None:
+def test_folds_have_equal_sizes_and_similar_loads() -> None:
     cases = [f"case{index:02d}" for index in range(40)]
     loads = {case: float(index) for index, case in enumerate(cases)}
     splits = make_splits(cases, {}, loads)
@@ -99,7 +99,7 @@ def test_same_seed_same_folds_other_seed_other_folds_order_of_cases_no_matter() 
     assert make_splits(cases, {}, {}, 1) != make_splits(cases, {}, {}, 2)
 
 
-def test_fewer_cases_than_folds_leave_one_out_and_say_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_fewer_cases_than_folds_give_leave_one_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         splits = make_splits(list("abcd"), {}, {})
     assert [len(split.validation) for split in splits] == [1] * 4
@@ -138,7 +138,7 @@ def test_impossible_share_is_an_error(share: float) -> None:
         ([{"train": ["a", "b"], "val": ["b", "c"]}], r"fold 0 has 1 case\(s\) both in training and in validation"),
     ],
 )
-def test_splits_that_cannot_be_meant_are_refused(tmp_path: Path, splits: Any, message: str) -> None:
+def test_impossible_splits_are_refused(tmp_path: Path, splits: Any, message: str) -> None:
     write_json(splits, tmp_path / "splits_final.json")
     with pytest.raises(DetSeg3DError, match=message) as error:
         load_splits(tmp_path / "splits_final.json")
@@ -148,7 +148,7 @@ def test_splits_that_cannot_be_meant_are_refused(tmp_path: Path, splits: Any, me
 @pytest.mark.parametrize(
     "splits", [make_splits(["a", "b", "c"], {}, {}), make_splits(["a", "b"], {"a": "p", "b": "p"}, {})]
 )
-def test_splits_as_they_are_made_can_be_read(tmp_path: Path, splits: Any) -> None:
+def test_splits_of_the_planner_can_be_read(tmp_path: Path, splits: Any) -> None:
     write_json([split.to_json() for split in splits], tmp_path / "splits_final.json")
     assert load_splits(tmp_path / "splits_final.json") == splits
 

@@ -47,13 +47,13 @@ def test_a_report_shows_the_growth_threshold_only_if_it_has_an_effect(growth: fl
     assert inference.thresholds.growth_threshold == growth
 
 
-def test_nothing_grows_if_masks_are_not_joined() -> None:
+def test_no_lesion_is_extended_if_masks_are_not_joined() -> None:
     thresholds = InferencePlan(join_touching=False, score_threshold=0.5, growth_threshold=0.3).thresholds
     assert thresholds.growth_threshold == NO_GROWTH
     assert not thresholds.has_growth
 
 
-def test_thresholds_are_described_in_one_line_without_the_ones_that_have_no_effect() -> None:
+def test_thresholds_are_described_in_one_line_without_thresholds_that_have_no_effect() -> None:
     changes: dict[str, Any] = {"score_threshold": 0.7, "growth_threshold": NO_GROWTH, "minimum_volume_mm3": 4.5}
     assert Thresholds(**changes).describe() == (
         "candidate_threshold 0.1, score_threshold 0.7, mask_threshold 0.5, suppression_distance 0.5, "

@@ -33,7 +33,7 @@ def test_the_crop_is_the_whole_fine_grid() -> None:
     assert transform.fine_spacing == pytest.approx((1.0, 0.7 * 37 / 26, 0.7 * 41 / 29))
 
 
-def test_transform_survives_json() -> None:
+def test_a_transform_is_unchanged_by_json() -> None:
     transform = case_transform((30, 40, 50), (2.0, 0.7, 0.7), (5, 2, 3, 25, 39, 44), make_plans())
     assert CaseTransform.from_dict(json.loads(json.dumps(transform.to_dict()))) == transform
 
@@ -61,7 +61,7 @@ def test_training_and_inference_see_the_same_image() -> None:
     assert without.lesions == []
 
 
-def test_the_input_is_left_alone() -> None:
+def test_the_input_is_not_changed() -> None:
     image, _ = make_scan(1)
     before = image.copy()
     preprocess_case(image[None], (2, 0.8, 0.8), make_plans())

@@ -127,7 +127,7 @@ def test_a_case_that_another_run_has_finished_meanwhile_is_not_done_again(
     preprocess_dataset(raw, plans, tmp_path / "elsewhere", Run(0, show_progress=False))
 
     def other_run(*arguments: object, **_: object) -> list[object]:
-        """Before this run comes to its first case, the other one has finished all but the last."""
+        """Before this run reaches its first case, the other run finishes all cases but the last."""
         shutil.copytree(tmp_path / "elsewhere", tmp_path / "store")
         CaseStore(tmp_path / "store").remove("case3")
         return run_cases(*arguments)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ def scattered(seed: int, shape: tuple[int, int, int], count: int) -> np.ndarray:
 
 @settings(max_examples=30)
 @given(st.integers(0, 10_000), st.tuples(*[st.integers(4, 20)] * 3))
-def test_no_lesion_vanishes_and_none_appears(seed: int, new_shape: tuple[int, int, int]) -> None:
+def test_no_lesion_vanishes_and_no_lesion_appears(seed: int, new_shape: tuple[int, int, int]) -> None:
     instances = scattered(seed, (14, 15, 16), 30)
     resampled, rescued = resample_instances(instances, new_shape)
     assert resampled.shape == new_shape
@@ -65,7 +65,7 @@ def test_the_smaller_lesion_gets_a_voxel_claimed_equally(row: list[int]) -> None
     assert resampled[0, 0].tolist() == [row[0]] * 4 + [row[3]] * 2
 
 
-def test_lost_lesion_keeps_the_voxel_it_covers_most() -> None:
+def test_a_lost_lesion_keeps_the_voxel_that_it_covers_most() -> None:
     instances = np.zeros((9, 9, 9), np.int32)
     instances[4, 7, 1] = 5
     resampled, rescued = resample_instances(instances, (3, 3, 3))
@@ -81,7 +81,7 @@ def test_lost_lesions_that_covered_the_same_voxel_get_neighbours() -> None:
     assert sorted(resampled[resampled > 0].tolist()) == [1, 2, 3, 4]
 
 
-def test_a_lost_lesion_may_take_a_voxel_of_a_large_one_but_not_its_last() -> None:
+def test_a_lost_lesion_may_take_a_voxel_of_a_large_lesion_but_not_the_last_voxel() -> None:
     instances = np.zeros((8, 8, 8), np.int32)
     instances[0:4, 0:4, 0:4] = 1
     instances[1, 1, 1] = 2

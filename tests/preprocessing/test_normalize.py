@@ -37,7 +37,7 @@ def test_zscore_has_mean_0_and_std_1_inside_the_body() -> None:
     assert inside.std() == pytest.approx(1, abs=1e-4)
 
 
-def test_zscore_is_blind_to_the_size_of_the_air_around() -> None:
+def test_zscore_does_not_depend_on_the_size_of_the_air_around() -> None:
     def scan(margin: int) -> np.ndarray:
         air = np.random.default_rng(0).uniform(0, 3, (1, *[8 + 2 * margin] * 3)).astype(np.float32)
         body = np.random.default_rng(1).uniform(60, 100, (8, 8, 8))
@@ -52,7 +52,7 @@ def test_constant_channel_becomes_zero(value: float) -> None:
     assert not normalize(np.full((1, 3, 3, 3), value, np.float32), [ZSCORE]).any()
 
 
-def test_rounding_noise_of_a_constant_channel_is_not_blown_up() -> None:
+def test_rounding_noise_of_a_constant_channel_is_not_amplified() -> None:
     images = np.full((1, 4, 4, 4), 1000, np.float32)
     images[0, ::2] = np.nextafter(np.float32(1000), np.float32(2000))
     assert np.abs(normalize(images, [ZSCORE])).max() < 1e-3
@@ -64,7 +64,7 @@ def test_ct_is_clipped_and_scaled_by_the_plan() -> None:
     assert result.ravel().tolist() == [-5.0, -1.0, 5.0]
 
 
-def test_none_leaves_the_channel_as_it_is() -> None:
+def test_a_channel_without_normalisation_is_not_changed() -> None:
     images = np.array([[[[3, 7]]]], np.int16)
     assert normalize(images, [NoNormalization()]).ravel().tolist() == [3.0, 7.0]
 
@@ -75,7 +75,7 @@ def test_values_that_cannot_be_stored_are_not_left_as_they_are(value: float) -> 
         normalize(np.array([[[[0.0, value]]]]), [NoNormalization()])
 
 
-def test_each_channel_has_its_own_scheme_and_the_input_is_left_alone() -> None:
+def test_each_channel_has_its_own_scheme_and_the_input_is_not_changed() -> None:
     images = np.random.default_rng(0).normal(50, 2, (2, 20, 20, 20)).astype(np.float32)
     before = images.copy()
     result = normalize(images, [ZSCORE, NoNormalization()])

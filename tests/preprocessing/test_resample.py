@@ -53,7 +53,7 @@ def test_the_same_shape_costs_nothing() -> None:
     assert resample_image(image, (3, 4, 5)) is image
 
 
-def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.randn(2, 7, 8, 9)
     whole = resample_image(image, (5, 11, 9))
     monkeypatch.setattr("detseg3d.preprocessing.resample._CHUNK_VOXELS", 1)

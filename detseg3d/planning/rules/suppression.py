@@ -67,8 +67,8 @@ class _CasePairs:
 def choose_suppression(cases: Sequence[CaseLesions], fine_spacing: Sequence[float]) -> Suppression:
     """Choose the strictest suppression under which the true boxes survive.
 
-    Each of the two criteria may remove one lesion in a thousand. Pairs of equal boxes, which every suppression takes
-    for duplicates, are not counted.
+    Each of the two criteria may remove one lesion in a thousand. Equal boxes, which every suppression takes for
+    duplicates, do not count against this limit.
 
     Parameters
     ----------

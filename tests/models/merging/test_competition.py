@@ -58,7 +58,9 @@ def test_every_voxel_goes_to_the_strongest_claim(seed: int, classes: int, monkey
 
 @pytest.mark.parametrize("classes", [1, 2])
 @pytest.mark.parametrize("seed", range(4))
-def test_slices_of_a_volume_give_what_the_whole_gives(seed: int, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processing_a_volume_in_slabs_gives_the_same_as_the_whole_volume(
+    seed: int, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     maps, sliced = (np.zeros((classes, *random_candidates(seed).shape), np.float16) for _ in range(2))
     whole = owners(seed, classes, maps)
     assert all(map_of_class.any() for map_of_class in maps)
@@ -91,8 +93,8 @@ def test_a_duplicate_in_several_slices_is_dropped(block: int, monkeypatch: pytes
     assert run.owner.ravel().tolist() == [0] * 2 + [1] * 10 + [0] * 8
 
 
-def test_a_duplicate_with_several_rois_is_dropped_as_one_with_a_single_roi_is() -> None:
-    """It keeps 4 of its 20 voxels; none of its three RoIs shows more than 8 of them."""
+def test_a_duplicate_with_several_rois_is_dropped_like_a_duplicate_with_one_roi() -> None:
+    """The duplicate keeps 4 of its 20 voxels. Each of its three RoIs shows at most 8 of them."""
     strong = column(0, 0, [0] * 4 + [1] * 16)
     repeated = [column(1, start, [1] * 8) for start in (4, 10, 16)]  # as a box of 20 is divided: a quarter overlaps
     run = competition_of([strong, *repeated], [0.9, 0.1], [[4, 0, 0, 20, 1, 1], [4, 0, 0, 24, 1, 1]], 30)
@@ -127,7 +129,7 @@ def test_an_roi_outside_the_volume_has_no_voxel() -> None:
 
 
 def fine_lesion(box: list[float], certainty: float = 0.95, candidate: int = 0) -> RoiPrediction:
-    """An RoI of 6×6×6 voxels with four samples a voxel along each axis; certain in ``box`` (voxels) alone."""
+    """An RoI of 6×6×6 voxels with four samples per voxel along each axis, certain only in ``box`` (voxels)."""
     places = (np.arange(24) + 0.5) / 4
     inside = [(places >= box[axis]) & (places < box[axis + 3]) for axis in range(3)]
     cube = certainty * (inside[0][:, None, None] & inside[1][:, None] & inside[2])
@@ -155,7 +157,9 @@ def owned(predictions: list[RoiPrediction], boxes: list[list[float]], threshold:
         ([0.0, 0.0, 5.5, 0.5, 0.5, 6.0], [0, 0, 5]),  # in a corner of the volume
     ],
 )
-def test_a_lesion_finer_than_the_voxels_keeps_the_voxel_it_covers_most(box: list[float], voxel: list[int]) -> None:
+def test_a_lesion_finer_than_the_voxels_keeps_the_voxel_that_the_lesion_covers_most(
+    box: list[float], voxel: list[int]
+) -> None:
     assert owned([fine_lesion(box)], [box]) == [voxel]
 
 
@@ -165,11 +169,11 @@ def test_a_lesion_that_no_sample_is_certain_of_leaves_nothing() -> None:
     assert owned([fine_lesion(box, 0.6)], [box], threshold=0.7) == []
 
 
-def test_what_lies_outside_the_detected_box_is_not_kept_for_it() -> None:
+def test_a_fine_lesion_keeps_no_voxel_outside_the_detected_box() -> None:
     # The RoI shows a neighbour, which has its own candidate.
     assert owned([fine_lesion([4.25, 4.25, 4.25, 4.75, 4.75, 4.75])], [[1, 1, 1, 2, 2, 2]]) == []
 
 
-def test_a_lesion_that_has_voxels_gets_no_further_one() -> None:
+def test_a_lesion_that_has_voxels_gets_no_further_voxel() -> None:
     box = [2.0, 2, 2, 4, 4, 4]
     assert len(owned([fine_lesion(box)], [box])) == 8

@@ -25,7 +25,7 @@ def ideal_level(
     classes: Sequence[int] | None = None,
     num_classes: int = 1,
 ) -> DenseLevel:
-    """What a perfect network answers: the targets themselves."""
+    """Return the output of a perfect network: the targets."""
     labels = np.zeros(len(boxes), np.int64) if classes is None else np.asarray(classes, np.int64)
     targets = level_targets([boxes], [labels], num_classes, shape, cell)
     level = DenseLevel(targets.heatmap[0], torch.zeros(3, *shape), torch.zeros(3, *shape))
@@ -44,7 +44,7 @@ def sort(boxes: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([(1, 1, 1), (2, 2, 2), (1, 2, 2), (1.0, 3.3, 2.5)]))
-def test_planted_boxes_come_back_from_ideal_maps(seed: int, cell: tuple[float, float, float]) -> None:
+def test_ideal_maps_are_decoded_to_the_planted_boxes(seed: int, cell: tuple[float, float, float]) -> None:
     random = np.random.default_rng(seed)
     # One box in the middle of each chosen block of 12 voxels: apart from each other, whatever the cells.
     places = np.argwhere(random.random((2, 3, 2)) < 0.5) * 12
@@ -72,7 +72,7 @@ def test_levels_are_decoded_with_their_own_cells() -> None:
     assert np.allclose(sort(found.boxes), np.concatenate([small, large]), atol=1e-4)
 
 
-def test_classes_are_told_apart() -> None:
+def test_each_class_has_its_own_detections() -> None:
     boxes = np.array([[2, 2, 2, 4, 4, 4], [10, 10, 10, 12, 12, 12]], np.float32)
     level = ideal_level(boxes, (2, 2, 2), (8, 8, 8), classes=[1, 0], num_classes=2)
     found = decode([level], [(2, 2, 2)], (16, 16, 16), **DEFAULTS)
@@ -100,7 +100,7 @@ def test_peaks_in_the_padding_are_dropped() -> None:
         (1, 0, 0.0, (0, 1)),  # a single slice in a cell of two
     ],
 )
-def test_a_peak_inside_stays_though_its_centre_is_regressed_to_the_border(
+def test_a_peak_inside_is_kept_if_its_centre_is_regressed_to_the_border(
     length: int, cell: int, offset: float, box: tuple[float, float]
 ) -> None:
     level = empty_level((8, 8, 8))
@@ -188,7 +188,7 @@ def test_peaks_agree_with_brute_force(seed: int) -> None:
     assert peaks(torch.from_numpy(probability), 0.6).tolist() == wanted
 
 
-def test_a_weak_lesion_is_found_beside_a_diagonal_cell_of_a_strong_one() -> None:
+def test_a_weak_lesion_is_found_diagonally_beside_a_strong_lesion() -> None:
     probability = torch.zeros(1, 6, 6, 6)
     probability[0, 2, 2, 2], probability[0, 2, 3, 3] = 0.9, 0.4
     level = DenseLevel(probability, torch.zeros(3, 6, 6, 6), torch.zeros(3, 6, 6, 6))
@@ -219,7 +219,7 @@ def test_detections_of_unequal_length_are_refused() -> None:
         Detections(np.zeros((2, 6), np.float32), np.zeros(1, np.float32), np.zeros(2, np.int64))
 
 
-def test_two_classes_in_one_cell_have_a_box_each() -> None:
+def test_two_classes_in_one_cell_have_one_box_each() -> None:
     boxes = np.array([[6, 6, 6, 10, 10, 10], [2, 3, 4, 14, 13, 12]], np.float32)  # a core within its oedema
     targets = level_targets([boxes], [np.array([1, 0])], 2, (4, 4, 4), (4, 4, 4), boxes_per_class=True)
     sizes, offsets = torch.zeros(2, 3, 4, 4, 4), torch.zeros(2, 3, 4, 4, 4)

@@ -63,7 +63,7 @@ def test_overlapping_rois_are_averaged_by_score_and_closeness(tiny_plans: Plans)
     assert merged.semantic[0, 0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0]
 
 
-def test_a_poor_roi_cannot_halve_a_good_one(tiny_plans: Plans) -> None:
+def test_a_poor_roi_cannot_halve_the_probability_of_a_good_roi(tiny_plans: Plans) -> None:
     good, poor = line(2, 0, [0, 0, 1, 1, 1, 1, 0, 0]), line(0, 1, [0.0] * 12)
     merged = merge_lines(tiny_plans, [0.95, 0.2], [good, poor])
     assert merged.lesions[0].voxels == 4
@@ -74,7 +74,7 @@ def test_tiles_of_one_candidate_make_one_lesion(tiny_plans: Plans) -> None:
     assert [(lesion.box, lesion.voxels) for lesion in merged.lesions] == [((0, 0, 2, 1, 1, 12), 10)]
 
 
-def test_no_probabilities_are_kept_unasked(tiny_plans: Plans) -> None:
+def test_probabilities_are_kept_only_on_request(tiny_plans: Plans) -> None:
     assert merge_lines(tiny_plans, [1.0], [line(0, 0, [1.0])]).probabilities is None
 
 
@@ -108,20 +108,20 @@ def test_duplicates_that_share_a_lesion_evenly_do_not_lose_it(tiny_plans: Plans)
     assert (merged.semantic[0, 0, :21] == 1).all()
 
 
-def test_a_lesion_at_the_border_is_no_duplicate(tiny_plans: Plans) -> None:
+def test_a_lesion_at_the_border_is_not_a_duplicate(tiny_plans: Plans) -> None:
     # Three quarters of the RoI lie outside the volume, where the border is repeated and the mask with it.
     merged = merge_lines(tiny_plans, [1.0], [line(-9, 0, [1.0] * 10 + [0.0] * 2)])
     assert [(lesion.box, lesion.voxels) for lesion in merged.lesions] == [((0, 0, 0, 1, 1, 1), 1)]
 
 
-def test_what_nobody_else_claims_is_no_duplicate(tiny_plans: Plans) -> None:
+def test_a_candidate_without_rivals_is_not_a_duplicate(tiny_plans: Plans) -> None:
     # Its box reaches out of the volume, so little of its mask is left. Without a neighbour it is not a duplicate.
     alone = line(-9, 0, [1.0] * 10 + [0.0] * 2)
     merged = merge_lines(tiny_plans, [1.0], [alone], boxes=[[0, 0, -9, 1, 1, 1]])
     assert [lesion.voxels for lesion in merged.lesions] == [1]
 
 
-def test_a_small_lesion_beside_a_large_one_is_no_duplicate(tiny_plans: Plans) -> None:
+def test_a_small_lesion_beside_a_large_lesion_is_not_a_duplicate(tiny_plans: Plans) -> None:
     # Its RoI outlines the large lesion, too, as Stage 2 may: there its loss has no weight.
     large = line(0, 0, [0] * 2 + [1] * 12 + [0] * 2, 0.9)
     small = line(9, 1, [1] * 5 + [0, 1, 1] + [0] * 4, 0.25)
@@ -159,7 +159,7 @@ def test_box_and_voxels_describe_the_mask(tiny_plans: Plans) -> None:
     assert np.array_equal(merged.instances, filled(CUBE, box))
 
 
-def test_magnified_rois_land_where_they_came_from(tiny_plans: Plans) -> None:
+def test_magnified_rois_are_pasted_at_their_place(tiny_plans: Plans) -> None:
     cube = filled((16, 16, 16), (4, 4, 4, 12, 12, 12))  # 2 samples a voxel: voxels 2 to 6 of an RoI of 8
     merged = merge_rois(
         make_detections([[0] * 6], [1.0]), [prediction([2, 3, 4, 10, 11, 12], 0, cube)], CUBE, tiny_plans
@@ -201,7 +201,7 @@ def test_labels_beyond_255_widen_the_segmentation(tiny_plans: Plans) -> None:
 NEIGHBOURS = [line(0, 0, [0, 0, 1, 1, 1, 1, 1, 1]), line(4, 1, [1, 1, 1, 1, 1, 1, 0, 0]), line(14, 2, [0, 1, 1, 0])]
 
 
-def test_touching_masks_are_one_lesion_where_the_plan_says_so(tiny_plans: Plans) -> None:
+def test_touching_masks_are_one_lesion_if_the_plan_joins_masks(tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"join_touching": True})
     merged = merge_lines(plans, [0.9, 1.0, 0.5], NEIGHBOURS)
     assert merged.instances[0, 0, :18].tolist() == [0, 0] + [1] * 8 + [0] * 5 + [2, 2, 0]
@@ -216,7 +216,7 @@ def test_touching_masks_are_one_lesion_where_the_plan_says_so(tiny_plans: Plans)
     assert (second.candidate, second.joined) == (2, ())
 
 
-def test_touching_masks_stay_apart_without(tiny_plans: Plans) -> None:
+def test_touching_masks_stay_apart_if_the_plan_does_not_join_masks(tiny_plans: Plans) -> None:
     merged = merge_lines(tiny_plans, [0.9, 1.0, 0.5], NEIGHBOURS)
     assert [(lesion.candidate, lesion.joined) for lesion in merged.lesions] == [(1, ()), (0, ()), (2, ())]
 
@@ -257,7 +257,7 @@ def grown(plans: Plans, **inference: Any) -> Plans:
     return plans.evolve(inference={"join_touching": True, "score_threshold": 0.5, "growth_threshold": 0.3, **inference})
 
 
-def test_a_weak_candidate_extends_the_lesion_it_touches_and_is_none(tiny_plans: Plans) -> None:
+def test_a_weak_candidate_extends_the_lesion_that_it_touches_and_is_not_a_lesion(tiny_plans: Plans) -> None:
     merged = merge_lines(grown(tiny_plans), [1.0, 1.0, 1.0], EXTENDED, 16)
     assert merged.instances[0, 0].tolist() == [0] + [1] * 6 + [0] * 9
     [lesion] = merged.lesions
@@ -268,7 +268,7 @@ def test_a_weak_candidate_extends_the_lesion_it_touches_and_is_none(tiny_plans: 
     "further",
     [{"growth_threshold": 0.41}, {"growth_threshold": 0.5}, {"growth_threshold": 1.0}, {"join_touching": False}],
 )
-def test_nothing_extends_a_lesion_unless_the_plan_says_so(tiny_plans: Plans, further: dict[str, Any]) -> None:
+def test_no_candidate_extends_a_lesion_without_a_growth_threshold(tiny_plans: Plans, further: dict[str, Any]) -> None:
     merged = merge_lines(grown(tiny_plans, **further), [1.0, 1.0, 1.0], EXTENDED, 16)
     assert merged.instances[0, 0].tolist() == [0, 1, 1, 1] + [0] * 12
 
@@ -278,7 +278,7 @@ def test_weak_candidates_alone_are_not_a_lesion(tiny_plans: Plans) -> None:
     assert merge_lines(grown(tiny_plans), [1.0, 1.0], weak, 8).lesions == []
 
 
-def test_weak_candidates_between_two_lesions_make_them_one(tiny_plans: Plans) -> None:
+def test_weak_candidates_between_two_lesions_join_the_lesions(tiny_plans: Plans) -> None:
     rois = [line(0, 0, [0, 1, 1, 1], 1.0), line(8, 1, [1, 1, 1, 0], 0.64), line(1, 2, [0, 0, *[1] * 6, 0, 0], 0.16)]
     merged = merge_lines(grown(tiny_plans), [1.0, 1.0, 1.0], rois, 16)
     assert [(lesion.candidate, lesion.joined, lesion.voxels) for lesion in merged.lesions] == [(0, (1, 2), 10)]

@@ -1,4 +1,4 @@
-"""What merging leaves out: lesions that are too small, and all of a scan without a certain one."""
+"""Merging leaves out lesions that are too small, and all lesions of a scan without a certain lesion."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_the_minimum_volume_is_in_cubic_millimetres(tiny_plans: Plans, minimum: 
     assert len(merged.lesions) == left and int(merged.semantic.sum()) == 2 * left
 
 
-def test_a_lesion_of_exactly_the_minimum_volume_stays_whatever_is_rounded(tiny_plans: Plans) -> None:
+def test_rounding_does_not_remove_a_lesion_of_exactly_the_minimum_volume(tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 2.94})  # divided by 3 · 0.7 · 0.7: 2.0000000000000004
     assert len(merge_lines(plans, [1.0], [line(0, 0, [1, 1])], spacing=(3, 0.7, 0.7)).lesions) == 1
 
 
-def test_removing_small_lesions_is_reported(tiny_plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
+def test_removing_small_lesions_is_logged(tiny_plans: Plans, caplog: pytest.LogCaptureFixture) -> None:
     plans = tiny_plans.evolve(inference={"minimum_volume_mm3": 3.0})
     with caplog.at_level("INFO", logger="detseg3d"):
         merge_lines(plans, [1.0, 1.0], [line(0, 0, [1, 1]), line(8, 1, [1, 1, 1])])
@@ -44,7 +44,7 @@ def test_a_scan_is_without_lesions_if_its_best_is_not_certain(tiny_plans: Plans,
     assert len(merged.lesions) == left and len(np.unique(merged.instances)) == left + 1
 
 
-def test_a_lesion_that_is_too_small_makes_no_scan_certain(tiny_plans: Plans) -> None:
+def test_a_lesion_that_is_too_small_does_not_count_for_the_scan_threshold(tiny_plans: Plans) -> None:
     plans = tiny_plans.evolve(inference={"scan_threshold": 0.8, "minimum_volume_mm3": 3.0})
     assert merge_lines(plans, [0.8, 0.6], [line(0, 0, [1, 1]), line(8, 1, [1, 1, 1])]).lesions == []
 

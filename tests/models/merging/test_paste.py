@@ -12,7 +12,7 @@ def prediction(roi: list[float], fill: float = 1.0) -> RoiPrediction:
     return RoiPrediction(np.array(roi), 3, torch.full((4, 4, 4), fill).half(), 0.5)
 
 
-def test_the_region_is_what_lies_in_the_volume() -> None:
+def test_the_region_is_the_part_of_the_roi_in_the_volume() -> None:
     [pasted] = paste_predictions([prediction([-2, 1, 4, 2, 5, 12])], SHAPE)
     assert pasted.region == (slice(0, 2), slice(1, 5), slice(4, 8))
     assert pasted.probability.shape == (2, 4, 4) and pasted.candidate == 3
@@ -38,7 +38,7 @@ def test_closeness_falls_from_the_centre_to_a_tenth_at_the_faces() -> None:
     np.testing.assert_array_equal(pasted.closeness((*everything[:2], slice(2, 5)))[0, 0], line[2:5])
 
 
-def test_seen_from_a_part_of_the_volume_it_is_what_pasting_there_gives() -> None:
+def test_an_roi_relative_to_a_part_of_the_volume_equals_the_roi_pasted_into_that_part() -> None:
     roi = [1.3, 2.0, 2.6, 4.1, 5.5, 7.2]
     [whole] = paste_predictions([prediction(roi, 0.7)], SHAPE)
     moved = whole.seen_from(np.array([1, 2, 2]), 9)

@@ -41,10 +41,10 @@ def test_a_small_map_is_convolved_as_any_other(
     ("batch", "channels", "dtype", "slabs"),
     [(1, 4, torch.float32, 2), (2, 4, torch.float32, 2), (1, 200, torch.float32, 1), (1, 4, torch.bfloat16, 1)],
 )
-def test_only_what_torch_is_slow_at_is_cut(
+def test_only_convolutions_that_are_slow_in_torch_are_cut(
     monkeypatch: pytest.MonkeyPatch, batch: int, channels: int, dtype: torch.dtype, slabs: int
 ) -> None:
-    """A batch of two stays one; a large map and bfloat16 are fast as they are."""
+    """A batch of two, a large map and bfloat16 are fast without slabs."""
     seen: list[int] = []
     original = functional.conv3d
 
@@ -91,7 +91,7 @@ def test_group_norm_agrees_with_torch_in_bfloat16() -> None:
         assert (ours.double() - wanted).abs().max() < 0.03 * wanted.abs().max()
 
 
-def test_group_norm_agrees_with_torch_where_the_mean_is_large() -> None:
+def test_group_norm_agrees_with_torch_if_the_mean_is_large() -> None:
     for ours, wanted in zip(*both_ways(8, torch.float32, shift=50.0), strict=True):
         assert torch.allclose(ours.double(), wanted, rtol=1e-2, atol=1e-2)
 
@@ -122,7 +122,7 @@ def test_statistics_do_not_depend_on_the_batch() -> None:
 
 
 @pytest.mark.parametrize(("channels", "groups"), [(16, 4), (4, 1), (6, 1), (2, 1)])
-def test_four_channels_make_a_group_where_they_divide(channels: int, groups: int) -> None:
+def test_four_channels_make_a_group_if_the_channels_divide_by_four(channels: int, groups: int) -> None:
     assert GroupNorm(channels).groups == groups
 
 
@@ -154,7 +154,7 @@ def test_space_to_depth_with_stride_one_changes_nothing() -> None:
     assert space_to_depth(image, (1, 1, 1)) is image
 
 
-def test_the_norm_takes_the_map_as_it_is_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_norm_keeps_the_dtype_of_the_map_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     # On CUDA autocast would make it float32 and keep the copy.
     original = functional.group_norm
     seen = []

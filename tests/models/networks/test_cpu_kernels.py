@@ -1,4 +1,4 @@
-"""Convolutions on CPUs: the ways around kernels change nothing of the result, and half precision is right."""
+"""Convolutions on CPUs: the workarounds do not change the result, and half precision is correct."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def convolution(channels: int, outputs: int, kernel: tuple[int, ...], stride: tu
 
 
 def wrong_shapes() -> list[str]:
-    """All small maps for which bfloat16 is not float64 but for rounding."""
+    """Return the small maps for which bfloat16 differs from float64 by more than rounding."""
     wrong = []
     for kernel, stride, z, (y, x) in itertools.product(
         KERNELS[:3], STRIDES[:3], (1, 2, 3), [(4, 4), (1, 5), (5, 1), (9, 2)]
@@ -97,7 +97,7 @@ def test_bfloat16_is_right_by_each_set_of_instructions(instructions: str) -> Non
 
 
 def wrong_wide_shapes() -> list[str]:
-    """Maps that are wide for their depth for which bfloat16 is not float64 but for rounding."""
+    """Return the wide maps for which bfloat16 differs from float64 by more than rounding."""
     wrong = []
     for channels, outputs, kernel, stride, shape in [
         (8, 8, (1, 3, 3), (1, 1, 1), (5, 96, 96)),
@@ -191,7 +191,7 @@ def test_no_map_is_shorter_than_the_kernel_after_a_safe_request(lengths: tuple[i
         assert request.output_length(length, axis) > 1 or request.stride[axis] == 1
 
 
-def test_a_large_map_stays_as_it_is() -> None:
+def test_a_large_map_is_not_changed() -> None:
     image, shape = torch.zeros(1, 8, 3, 4, 5), ConvolutionShape((3, 3, 3), (1, 1, 1), (1, 1, 1))
     same, request = safe_request(image, shape)
     assert same is image and request == shape

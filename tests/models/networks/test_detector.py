@@ -66,7 +66,7 @@ def test_cells_lie_in_the_volumes_order() -> None:
     assert divmod(int(change.argmax()), 6 * 8) == (3, 1 * 8 + 5)
 
 
-def test_heads_sit_only_on_the_stages_named(plans_data: dict[str, Any]) -> None:
+def test_only_the_named_stages_have_heads(plans_data: dict[str, Any]) -> None:
     plan = Stage1Plan.model_validate({**plans_data["stage1"], "head_stages": [1], "level_max_sizes": []})
     output = Detector(plan, 1, 1)(torch.zeros(1, 1, 16, 16, 16))
     assert len(output.levels) == 1 and output.features.shape[2:] == (4, 4, 4)

@@ -23,7 +23,7 @@ def test_features_are_wanted_at_the_second_scale(segmenter: Segmenter) -> None:
     assert segmenter.feature_size((16, 24, 32)) == (8, 12, 16)
 
 
-def test_odd_sizes_survive_the_way_down_and_up(segmenter: Segmenter) -> None:
+def test_odd_sizes_are_restored_by_the_decoder(segmenter: Segmenter) -> None:
     size = segmenter.feature_size((9, 16, 11))
     assert segmenter(torch.zeros(1, 3, 9, 16, 11), torch.zeros(1, 4, *size)).mask.shape == (1, 3, 9, 16, 11)
 
@@ -46,7 +46,7 @@ def test_missing_features_are_an_error(segmenter: Segmenter) -> None:
         segmenter(torch.zeros(1, 3, 16, 16, 16))
 
 
-def test_without_feature_channels_none_are_needed(tiny_plans: Plans) -> None:
+def test_without_feature_channels_no_features_are_needed(tiny_plans: Plans) -> None:
     plan = tiny_plans.stage2.model_copy(update={"feature_channels": 0})
     assert Segmenter(plan, 1, 1, 16)(torch.zeros(1, 2, 16, 16, 16)).mask.shape == (1, 1, 16, 16, 16)
 

@@ -173,7 +173,7 @@ def test_the_loss_of_a_soft_target_is_lowest_at_the_target(seed: int) -> None:
     assert roi_mask_loss(other, target, weight).item() > least.item()
 
 
-def test_every_lesion_weighs_the_same_whatever_its_size() -> None:
+def test_lesions_of_all_sizes_have_the_same_weight() -> None:
     target = torch.zeros(2, 8, 8, 8)
     target[0, 4, 4, 4] = 1
     target[1, 1:7, 1:7, 1:7] = 1
@@ -216,7 +216,7 @@ def test_a_lesion_trains_the_box_of_its_class_alone() -> None:
     assert sizes.grad.abs().sum(dim=(0, 2, 3, 4)).gt(0).tolist() == [True] * 3 + [False] * 3 + [True] * 3
 
 
-def test_boxes_of_classes_give_the_losses_of_single_ones() -> None:
+def test_boxes_per_class_give_the_losses_of_single_boxes() -> None:
     random = torch.Generator().manual_seed(0)
     targets = level_targets([[[1.0, 1, 1, 5, 5, 5]]], [np.array([1])], 2, (4, 4, 4), (2, 2, 2), boxes_per_class=True)
     alone = level_targets([[[1.0, 1, 1, 5, 5, 5]]], [np.array([1])], 2, (4, 4, 4), (2, 2, 2))

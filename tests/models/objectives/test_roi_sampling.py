@@ -42,7 +42,7 @@ def test_a_proposal_far_from_all_lesions_is_meant_for_none() -> None:
 
 
 @pytest.mark.parametrize(("shift", "wanted"), [(1.4, 1), (1.6, 0)])
-def test_a_lesion_of_one_voxel_is_hit_within_a_voxel_of_its_box(shift: float, wanted: int) -> None:
+def test_a_proposal_hits_a_lesion_of_one_voxel_up_to_one_voxel_outside_the_box(shift: float, wanted: int) -> None:
     targets = make_targets((16, 16, 16), [[5, 5, 5, 6, 6, 6]])
     proposal = [[5 + shift - 2, 4, 4, 6 + shift + 2, 7, 7]]
     assert match_proposals(proposal, np.zeros(1, np.int64), targets).tolist() == [wanted]
@@ -53,7 +53,7 @@ def test_a_proposal_of_another_class_is_meant_for_none() -> None:
     assert match_proposals([[2, 2, 2, 5, 5, 5]] * 2, np.array([0, 1]), targets).tolist() == [0, 1]
 
 
-def test_between_two_lesions_the_nearer_one_counts() -> None:
+def test_between_two_lesions_the_nearer_lesion_counts() -> None:
     targets = make_targets((16, 16, 16), [[2, 2, 2, 6, 6, 6], [2, 2, 6, 6, 6, 10]])
     assert match_proposals([[2, 2, 4.5, 6, 6, 8.5]], np.zeros(1, np.int64), targets).tolist() == [2]
 
@@ -70,7 +70,9 @@ def test_labels_need_not_be_consecutive() -> None:
 
 
 @pytest.mark.parametrize(("lesions", "proposals"), [([], [[0.0] * 3 + [2.0] * 3]), ([[0, 0, 0, 2, 2, 2]], [])])
-def test_nothing_matches_where_either_side_is_empty(lesions: list[list[int]], proposals: list[list[float]]) -> None:
+def test_nothing_matches_if_there_are_no_lesions_or_no_proposals(
+    lesions: list[list[int]], proposals: list[list[float]]
+) -> None:
     targets = make_targets((8, 8, 8), lesions)
     matched = match_proposals(proposals, np.zeros(len(proposals), np.int64), targets)
     assert matched.tolist() == [0] * len(proposals)
@@ -94,7 +96,7 @@ def test_jitter_has_no_preferred_direction() -> None:
     assert np.abs((jittered[:, :3] + jittered[:, 3:]).mean(axis=0) / 2 - 15).max() < 0.1
 
 
-def test_jitter_leaves_its_input_alone() -> None:
+def test_jitter_does_not_change_its_input() -> None:
     boxes = np.array([[1.0, 1, 1, 4, 4, 4]], np.float32)
     jitter_boxes(boxes, generator())
     assert boxes.tolist() == [[1, 1, 1, 4, 4, 4]]
@@ -110,23 +112,25 @@ MISSES = [[4.0, 20, 4, 8, 24, 8], [20.0, 4, 4, 24, 8, 8], [28.0, 28, 4, 31, 31, 
 @pytest.mark.parametrize("count", [1, 2, 5, 8])
 @pytest.mark.parametrize("lesions", [[], LESIONS])
 @pytest.mark.parametrize("proposals", [[], HITS + MISSES])
-def test_as_many_boxes_as_wanted_come(count: int, lesions: list[list[int]], proposals: list[list[float]]) -> None:
+def test_the_requested_number_of_boxes_is_drawn(
+    count: int, lesions: list[list[int]], proposals: list[list[float]]
+) -> None:
     chosen = sample(lesions, proposals, [0.9] * len(proposals), count)
     assert chosen.boxes.shape == (count, 6) and len(chosen.classes) == len(chosen.ids) == count
 
 
-def test_half_of_the_boxes_hold_a_lesion() -> None:
+def test_half_of_the_boxes_contain_a_lesion() -> None:
     assert (sample(LESIONS, HITS + MISSES, [0.9] * 7).ids > 0).sum() == 4
 
 
 @pytest.mark.parametrize(("share", "positives"), [(0.0, 0), (0.25, 2), (0.3, 3), (1.0, 8)])
-def test_another_share_of_the_boxes_may_hold_a_lesion(share: float, positives: int) -> None:
+def test_another_fraction_of_the_boxes_may_contain_a_lesion(share: float, positives: int) -> None:
     targets = make_targets((32, 32, 32), LESIONS)
     chosen = sample_boxes(targets, make_detections([], []), RoiRule(8, 0.3, EXTENT, 1, share), generator())
     assert len(chosen) == 8 and (chosen.ids > 0).sum() == positives
 
 
-def test_a_volume_without_lesions_gives_only_boxes_without_one() -> None:
+def test_a_volume_without_lesions_gives_only_boxes_without_lesions() -> None:
     assert not sample([], MISSES, [0.9] * 4).ids.any()
 
 
@@ -152,7 +156,7 @@ def test_confident_misses_come_before_the_others() -> None:
         assert tuple(MISSES[3]) not in boxes
 
 
-def test_lesions_are_drawn_evenly_whatever_their_size() -> None:
+def test_lesions_of_all_sizes_are_drawn_equally_often() -> None:
     lesions = [[0, 0, 0, 1, 1, 1], [4, 4, 4, 24, 24, 24], [28, 28, 28, 30, 30, 30]]
     chosen = sample(lesions, [], [], count=12)
     assert np.bincount(chosen.ids, minlength=4)[1:].tolist() == [2, 2, 2]
@@ -180,7 +184,7 @@ def test_background_boxes_lie_in_the_volume_and_are_smaller_than_the_extent() ->
     assert sizes.min() >= 0.3 * 8 - 1e-3 and sizes.max() <= 0.8 * 8 + 1e-3
 
 
-def test_background_boxes_are_asked_about_every_class() -> None:
+def test_background_boxes_have_every_class() -> None:
     assert set(sample([], [], [], count=60, num_classes=3).classes.tolist()) == {0, 1, 2}
 
 
@@ -189,7 +193,7 @@ def test_the_same_seed_gives_the_same_boxes() -> None:
     assert np.array_equal(first.boxes, second.boxes) and np.array_equal(first.ids, second.ids)
 
 
-def test_where_one_place_holds_no_lesion_errors_and_background_take_it_in_turn() -> None:
+def test_a_single_place_without_a_lesion_goes_to_an_error_or_to_background_at_random() -> None:
     lesion, wrong = [2, 2, 2, 6, 6, 6], [20.0, 20, 20, 24, 24, 24]
     confident = 0
     for seed in range(200):

@@ -34,7 +34,7 @@ def test_a_volume_without_lesions_has_empty_targets() -> None:
     assert targets.ids.shape == (0,) and targets.boxes.shape == (0, 6) and targets.classes.shape == (0,)
 
 
-def test_a_level_takes_boxes_none_of_whose_edges_in_millimetres_is_longer_than_its_own() -> None:
+def test_a_box_belongs_to_the_finest_level_whose_limits_in_millimetres_no_edge_exceeds() -> None:
     boxes = [[0, 0, 0, 2, 4, 4], [0, 0, 0, 3, 4, 4], [0, 0, 0, 1, 40, 1], [0, 0, 0, 1, 41, 1]]
     assert assign_levels(boxes, (5, 1, 1), [(10, 10, 10), (40, 40, 40)]).tolist() == [0, 1, 1, 2]
     assert assign_levels(boxes, (5, 1, 1), [(15, 4, 4), (15, 40, 40)]).tolist() == [0, 0, 1, 2]
@@ -75,14 +75,14 @@ def test_beyond_three_standard_deviations_is_background() -> None:
     assert heatmap[6, 4, 4].item() > 0 and heatmap[7, 4, 4].item() == 0
 
 
-def test_where_gaussians_meet_the_larger_value_counts() -> None:
+def test_the_larger_value_counts_if_gaussians_overlap() -> None:
     both = one_level([[4, 4, 0, 10, 10, 6], [4, 4, 6, 10, 10, 12]]).heatmap
     first, second = (one_level([box]).heatmap for box in ([4, 4, 0, 10, 10, 6], [4, 4, 6, 10, 10, 12]))
     assert np.array_equal(both.numpy(), np.maximum(first.numpy(), second.numpy()))
 
 
 @pytest.mark.parametrize("turn", [False, True])
-def test_of_two_centres_in_one_cell_the_smaller_lesion_has_it(turn: bool) -> None:
+def test_the_smaller_of_two_lesions_with_centres_in_one_cell_gets_the_cell(turn: bool) -> None:
     boxes = [[8, 8, 8, 9, 9, 9], [6, 6, 6, 11, 11, 11]]
     targets = one_level(boxes[::-1] if turn else boxes)
     assert targets.cells.tolist() == [[0, 4, 4, 4]]

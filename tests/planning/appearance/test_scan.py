@@ -49,7 +49,7 @@ def test_flipped_and_permuted_axes_are_not_oblique() -> None:
 
 @pytest.mark.parametrize("sigma", [1.0, 5.0, 20.0])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 1.0, 1.0), (1.0, 1.0, 5.0)])
-def test_white_noise_is_measured_as_it_was_made(sigma: float, spacing: tuple[float, float, float]) -> None:
+def test_the_measured_noise_is_the_noise_that_was_added(sigma: float, spacing: tuple[float, float, float]) -> None:
     assert look(noise(sigma), spacing).noise == pytest.approx(sigma, rel=0.03)
 
 
@@ -173,7 +173,7 @@ def test_values_near_the_limit_of_single_precision_do_not_overflow() -> None:
     assert look(huge).noise == pytest.approx(0.1 * 2e38, rel=0.1)
 
 
-def test_the_record_is_short_and_comes_back() -> None:
+def test_the_record_is_short_and_is_read_as_it_was_written() -> None:
     scan = measure_appearance(np.stack([noise(), noise(seed=1)]), Geometry((40, 44, 48)))
     text = scan.model_dump_json()
     assert len(text) < 2 * 2500

@@ -148,18 +148,18 @@ def test_a_changed_scan_is_unlike_the_training(heads: TrainingAppearance, name: 
         assert kind in kinds(heads.compare(look(change(make_head(seed)))))
 
 
-def test_whole_heads_are_unlike_masked_ones() -> None:
+def test_whole_heads_are_unlike_masked_heads() -> None:
     reference = TrainingAppearance.of([look(masked(make_head(seed))) for seed in range(20)], ["T1"], [ZSCORE])
     assert not reference.compare(look(masked(make_head(400)))).unlike
     assert Kind.COMMONEST_VALUE in kinds(reference.compare(look(make_head(400))))
 
 
-def test_thick_slices_are_unlike_thin_ones(heads: TrainingAppearance) -> None:
+def test_thick_slices_are_unlike_thin_slices(heads: TrainingAppearance) -> None:
     thick = make_head(0)[:24].reshape(3, 8, *SHAPE[1:]).mean(axis=1).astype(np.float32)
     assert {Kind.SPACING, Kind.DETAIL} <= kinds(heads.compare(look(thick, spacing=(8.0, 1.0, 1.0))))
 
 
-def test_an_oblique_volume_is_unlike_straight_ones(heads: TrainingAppearance) -> None:
+def test_an_oblique_volume_is_unlike_straight_volumes(heads: TrainingAppearance) -> None:
     image, c, s = make_head(0), math.cos(0.6), math.sin(0.6)
     oblique = Geometry(SHAPE, direction=(c, -s, 0, s, c, 0, 0, 0, 1))
     assert kinds(heads.compare(measure_appearance(image[None], oblique))) == {Kind.OBLIQUITY}
@@ -179,7 +179,7 @@ def test_ct_in_other_units_is_unlike_the_training(chests: TrainingAppearance, ch
     assert kind in kinds(chests.compare(look(change(make_chest(100)).astype(np.float32))))
 
 
-def test_mr_is_unlike_ct_and_ct_unlike_mr(chests: TrainingAppearance, heads: TrainingAppearance) -> None:
+def test_mr_is_unlike_ct_and_ct_is_unlike_mr(chests: TrainingAppearance, heads: TrainingAppearance) -> None:
     assert Kind.BELOW_WINDOW in kinds(chests.compare(look(make_head(0))))
     assert kinds(heads.compare(look(make_chest(0)))) & {Kind.HISTOGRAM, Kind.LAYOUT, Kind.NOISE}
 
@@ -204,7 +204,7 @@ def test_channels_of_one_sequence_may_be_swapped() -> None:
     assert not any(reference.compare(look(*pair[::-1])).unlike for pair in pairs[15:])
 
 
-def test_a_channel_left_as_it_is_is_compared_in_its_own_units() -> None:
+def test_a_channel_without_normalisation_is_compared_in_the_units_of_the_file() -> None:
     looks = [look(make_chest(seed)) for seed in range(10)]
     reference = TrainingAppearance.of(looks, ["noNorm"], [NoNormalization()])
     assert not reference.compare(look(make_chest(20))).unlike
@@ -273,7 +273,7 @@ def test_training_scans_are_as_far_from_the_training_as_they_are_from_the_others
 
 
 @given(factors=st.lists(st.floats(1.01, 3), min_size=1, max_size=6))
-def test_the_farther_a_scan_is_away_the_more_it_is_unlike(factors: list[float]) -> None:
+def test_the_excess_grows_with_the_distance_of_a_scan_from_the_training(factors: list[float]) -> None:
     reference, scan, spacing = with_spacings([1.0] * 10), look(make_head(0)), 1.0
     earlier = (False, 0.0)
     for factor in factors:
@@ -284,7 +284,7 @@ def test_the_farther_a_scan_is_away_the_more_it_is_unlike(factors: list[float]) 
         earlier = (found.unlike, found.excess)
 
 
-def test_normal_scans_are_called_unlike_as_rarely_as_is_promised() -> None:
+def test_normal_scans_are_called_unlike_as_rarely_as_documented() -> None:
     random, warned, total = np.random.default_rng(0), 0, 0
     scan = look(make_head(0))
     for _ in range(60):
@@ -298,7 +298,7 @@ def test_normal_scans_are_called_unlike_as_rarely_as_is_promised() -> None:
 # -- Several folds -----------------------------------------------------------------------------------------------------
 
 
-def test_a_scan_like_those_of_one_of_the_folds_is_like_the_training() -> None:
+def test_a_scan_similar_to_the_scans_of_one_fold_is_similar_to_the_training() -> None:
     fine, coarse = with_spacings([1.0] * 10), with_spacings([6.0] * 10)
     both = TrainingAppearance.pooled([fine, coarse])
     for spacing in (1.0, 6.0):
@@ -322,7 +322,7 @@ def test_pooling_gives_mean_and_deviation_of_all_the_scans() -> None:
 # -- Words and files ---------------------------------------------------------------------------------------------------
 
 
-def test_the_reason_names_figures_of_the_scan_and_of_the_training(chests: TrainingAppearance) -> None:
+def test_the_reason_names_the_values_of_the_scan_and_of_the_training(chests: TrainingAppearance) -> None:
     shifted = look(make_chest(100) + 1024)
     similarity = chests.compare(shifted)
     share = find(similarity, Kind.ABOVE_WINDOW)
@@ -391,7 +391,7 @@ def test_a_damaged_file_is_an_error_with_its_name(
 
 
 @pytest.mark.parametrize("extreme", [-1e100, 1e100, 0.0])
-def test_absurd_figures_of_a_stranger_give_a_comparison_that_is_json(heads: TrainingAppearance, extreme: float) -> None:
+def test_absurd_values_in_a_file_give_a_comparison_that_is_json(heads: TrainingAppearance, extreme: float) -> None:
     absurd = {"mean": extreme, "standard_deviation": abs(extreme), "minimum": extreme, "median": extreme}
     measures = [
         MeasureReference.model_validate({**measure.model_dump(), **absurd, "maximum": extreme})

@@ -21,7 +21,7 @@ SHAPES = st.tuples(*[st.integers(1, 400)] * 3)
 
 
 def finest(spacing: np.ndarray, size: np.ndarray) -> float:
-    """Of the axes that can be pooled; of all, where none can."""
+    """Return the finest spacing of the axes that can be pooled, or of all axes if no axis can be pooled."""
     return float((spacing[size >= 8] if (size >= 8).any() else spacing).min())
 
 
@@ -90,7 +90,7 @@ def test_half_of_the_lesions_decide_on_a_fine_stage() -> None:
         assert wants_fine_stage(plan, (1, 1, 1), extents) is wanted
 
 
-def test_lesions_that_span_many_cells_along_one_axis_do_without_a_fine_stage() -> None:
+def test_lesions_that_span_many_cells_along_one_axis_need_no_fine_stage() -> None:
     extents = np.tile([3.0, 3.0, 9.0], (10, 1))
     plan = stage1_plan((3, 1, 1), (40, 160, 128), extents)
     assert plan.strides[0] == (1, 2, 2)

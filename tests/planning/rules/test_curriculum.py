@@ -47,13 +47,13 @@ def test_time_of_a_window_that_is_nearly_the_whole_volume_is_shared_by_its_neigh
     assert [(phase.fraction, phase.window) for phase in phases] == [(0.725, (48,) * 3), (0.275, None)]
 
 
-def test_tiny_volumes_train_whole() -> None:
+def test_tiny_volumes_are_trained_as_a_whole() -> None:
     phases = choose_curriculum((1, 1, 1), (1, 1, 1), (8, 8, 8), (45, 52, 41))
     assert [(phase.fraction, phase.window) for phase in phases] == [(1.0, None)]
 
 
 @given(SPACINGS, st.floats(1, 3), st.tuples(*[st.integers(1, 600)] * 3), st.floats(0, 100))
-def test_windows_stay_inside_and_shares_sum_to_one(
+def test_windows_lie_in_the_volume_and_fractions_sum_to_one(
     spacing: tuple[float, float, float], scale: float, largest: tuple[int, int, int], lesion: float
 ) -> None:
     stride = tuple(2 ** min(5, max(0, int(math.log2(n)) - 2)) for n in largest)

@@ -74,7 +74,7 @@ def test_a_scan_is_cut_that_has_over_a_tenth_more_voxels() -> None:
 
 
 @given(SPACINGS)
-def test_coarser_spacings_never_fall_below_the_fine_one(fine: tuple[float, float, float]) -> None:
+def test_coarser_spacings_are_never_below_the_fine_spacing(fine: tuple[float, float, float]) -> None:
     spacings = coarser_spacings(fine, (100, 100, 100))
     assert spacings[0] == fine
     assert all(d >= f for spacing in spacings for d, f in zip(spacing, fine, strict=True))
@@ -82,7 +82,7 @@ def test_coarser_spacings_never_fall_below_the_fine_one(fine: tuple[float, float
     assert voxels == sorted(voxels, reverse=True)
 
 
-def test_fine_axes_give_way_before_coarse_ones() -> None:
+def test_fine_axes_become_coarser_before_coarse_axes() -> None:
     spacing = next(s for s in coarser_spacings((3, 0.7, 0.7), (100, 400, 400)) if s[1] > 1.4)
     assert spacing[0] == 3
     assert spacing[1] == spacing[2]

@@ -12,13 +12,13 @@ from detseg3d.planning.rules.heads import LevelChoice, assign_levels, choose_lev
 
 
 def levels(edges: list[float]) -> LevelChoice:
-    """Of cubic lesions, for cells of 2, 4 and 8 mm and voxels of 1 mm."""
+    """Return the levels of cubic lesions, for cells of 2, 4 and 8 mm and voxels of 1 mm."""
     return choose_levels([(edge,) * 3 for edge in edges], [(2, 2, 2)] * 3, (1, 1, 1))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize(("slices", "thickness"), [(1, 1.0), (1, 50.0), (1, 0.01), (3, 8.0), (5, 1.0), (8, 1.0)])
-def test_levels_of_a_thin_volume_are_those_of_its_plane(axis: int, slices: int, thickness: float) -> None:
+def test_the_levels_of_a_thin_volume_follow_from_its_plane(axis: int, slices: int, thickness: float) -> None:
     edges = np.array([6.0] * 20 + [24.0] * 20 + [60.0] * 20)
     shape, spacing, extents = [320, 320, 320], [1.0, 1.0, 1.0], np.tile(edges[:, None], 3)
     shape[axis], spacing[axis], extents[:, axis] = slices, thickness, slices * thickness
@@ -32,7 +32,7 @@ def test_levels_of_a_thin_volume_are_those_of_its_plane(axis: int, slices: int, 
     assert [plan.cumulative_stride(stage)[plane[0]] for stage in plan.head_stages] == [2, 4, 8]
 
 
-def test_each_level_takes_what_the_finer_one_leaves() -> None:
+def test_each_level_takes_the_lesions_that_the_finer_level_leaves() -> None:
     choice = levels([3] * 100 + [16] * 10 + [17] * 10 + [33] * 10)
     assert choice == LevelChoice((0, 1, 2), ((16.0,) * 3, (32.0,) * 3), (110, 10, 10))
 
@@ -42,7 +42,7 @@ def test_level_without_lesions_is_dropped() -> None:
     assert choice == LevelChoice((0, 2), ((16.0,) * 3,), (100, 10))
 
 
-def test_coarse_level_with_hardly_any_lesion_leaves_them_to_the_finer_one() -> None:
+def test_a_coarse_level_with_hardly_any_lesion_leaves_its_lesions_to_the_finer_level() -> None:
     assert levels([3] * 100 + [40] * 4) == LevelChoice((0,), (), (104,))
     assert levels([3] * 2000 + [40] * 9).head_stages == (0,)
 

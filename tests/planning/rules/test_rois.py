@@ -45,7 +45,7 @@ def test_a_large_window_shows_more_rois() -> None:
     assert [rois_of_window(drawing(4, 0.125), (24, 24, 24), voxels) for voxels in windows] == [4, 8, 18]
 
 
-def test_the_rois_of_a_volume_end_somewhere_unless_the_plan_says_so() -> None:
+def test_the_number_of_rois_of_a_volume_is_limited_except_by_min_rois_per_window() -> None:
     assert rois_of_window(drawing(4, 0.125), (24, 24, 24), 512**3) == 32
     assert rois_of_window(drawing(40, 0.125), (24, 24, 24), 512**3) == 40
 
@@ -55,7 +55,7 @@ def test_large_rois_are_not_more_numerous_in_a_large_volume() -> None:
     assert rois_of_window(drawing(3, 0.125), (64, 64, 64), 512**3) == 3
 
 
-def test_without_a_share_every_window_has_as_many_rois() -> None:
+def test_without_roi_voxel_fraction_every_window_has_the_same_number_of_rois() -> None:
     assert rois_of_window(drawing(4, 0.0), (24, 24, 24), 512**3) == 4
 
 
@@ -64,7 +64,7 @@ def test_a_fifth_of_large_lesions_does_not_enlarge_all_rois() -> None:
     assert choose_roi_edge([3] * 70 + [50] * 30)[0] == 64
 
 
-def test_one_large_lesion_in_a_hundred_does_not_set_the_roi() -> None:
+def test_one_large_lesion_in_a_hundred_does_not_decide_the_roi_size() -> None:
     assert choose_roi_edge([14] * 99 + [200])[0] == 32
 
 

@@ -34,7 +34,7 @@ def test_no_vertebra_is_suppressed_by_the_next(distance: float, height: float) -
     assert chosen.lost_by_default == 12 - left_by(case, DISTANCES[0], OVERLAPS[0])
 
 
-def test_lesions_apart_keep_the_strictest_values() -> None:
+def test_distant_lesions_keep_the_strictest_values() -> None:
     chosen = choose_suppression([column(40, (30, 30, 30))], (1, 1, 1))
     assert (chosen.distance, chosen.iou) == (DISTANCES[0], OVERLAPS[0])
 
@@ -54,14 +54,14 @@ def test_lesions_of_other_classes_and_cases_may_lie_in_one_place() -> None:
     assert (chosen.distance, chosen.iou) == (DISTANCES[0], OVERLAPS[0])
 
 
-def test_a_small_lesion_in_the_box_of_a_large_one_changes_nothing() -> None:
+def test_a_small_lesion_in_the_box_of_a_large_lesion_changes_nothing() -> None:
     nested = scan(np.array([[50.0] * 3, [52.0] * 3]), np.array([[40.0] * 3, [4.0] * 3]))
     chosen = choose_suppression([nested], (1, 1, 1))
     assert (chosen.distance, chosen.iou) == (DISTANCES[0], OVERLAPS[0])
     assert left_by(nested, chosen.distance, chosen.iou) == 2
 
 
-def test_boxes_that_are_the_same_cannot_be_told_apart() -> None:
+def test_equal_boxes_do_not_change_the_suppression() -> None:
     twins = scan(np.full((2, 3), 50.0), np.full((2, 3), 10.0))
     chosen = choose_suppression([twins], (1, 1, 1))
     assert (chosen.distance, chosen.iou, chosen.lost) == (DISTANCES[0], OVERLAPS[0], 1)
