@@ -1,8 +1,8 @@
 """The candidates of one scan with their RoI masks, before any score threshold. Lesions are made from them later.
 
-Cross-validation stores the candidates, so that thresholds can be chosen without running the networks again. Candidates
-whose RoIs neither overlap nor touch do not influence each other. So a search over thresholds merges a group of
-candidates again only if its members changed.
+Cross-validation stores the candidates, so that thresholds can be chosen without running the networks again. Two
+candidates do not influence each other if their RoIs neither overlap nor touch. So a search over thresholds merges a
+group of candidates again only if its members changed.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Candidates:
         """Return these candidates with the variance of their scores between several networks.
 
         The calibration was fitted to candidates that reach the detection threshold. So a lower score of a network
-        counts as the threshold. The scores of Stage 1 remain those of the averaged heatmap.
+        counts as the threshold. The scores of Stage 1 still come from the averaged heatmap.
         """
         weight = inference.detection_weight
         detection = np.maximum(members.detection, inference.candidate_threshold)

@@ -21,7 +21,7 @@ class InputOptions:
     ----------
     spacing : 3 floats, optional
         Voxel spacing ``(z, y, x)`` in mm of ``.npy`` files, which store no spacing. By default the spacing of the image
-        source is used, else that of the training data set, else 1 mm.
+        source is used, else the spacing of the training data set, else 1 mm.
     series : tuple of str
         Series to read from DICOM folders: a SeriesInstanceUID, SeriesNumber or SeriesDescription. There is one entry
         for all channels, or one entry for each channel. In the second case, all channels of a case lie in the same

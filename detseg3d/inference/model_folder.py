@@ -47,7 +47,9 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
     trained = [fold for fold in existing if fold.weights(checkpoint).is_file()]
     if not existing or (folds is None and not trained):
         raise DetSeg3DError(
-            "there is no trained fold in this folder", file=folder, remedy="train with detseg3d_train, or check -m / -d"
+            "there is no trained fold in this folder",
+            file=folder,
+            remedy="train with detseg3d_train, or check -m or -d",
         )
     if folds is None:
         # Fold `all` was trained on the validation cases of the other folds.
@@ -60,7 +62,7 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
             file=folder,
             value=missing,
             expected=", ".join(fold.path.name for fold in existing),
-            remedy="choose among them with -f, or train the others",
+            remedy="choose trained folds with -f, or train the missing folds",
         )
     return chosen
 

@@ -84,7 +84,7 @@ def save_operating_point(point: OperatingPoint, model_folder: str | Path) -> Pat
 
 
 def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
-    """Read the operating point of a model; return ``None`` if none was chosen.
+    """Read the operating point of a model; return ``None`` if the model has no operating point.
 
     Returns
     -------

@@ -40,7 +40,7 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
 
     ``rois/CASE.json`` is written last, so a case with this file is complete. Voxels, boxes and centres are in the order
     of the scan's file. A model of instance maps with several classes also writes ``instances/CASE.json`` with the class
-    of each lesion. If the prediction has no probabilities, those of an earlier prediction are removed.
+    of each lesion. If the prediction has no probabilities, the probabilities of an earlier prediction are removed.
 
     Parameters
     ----------

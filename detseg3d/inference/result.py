@@ -75,7 +75,7 @@ class _Placed:
 
 @dataclass(frozen=True, repr=False)
 class PredictedLesion(_Placed):
-    """A predicted lesion. Box and centre are those of its mask.
+    """A predicted lesion. Its box and its centre are computed from its mask.
 
     Attributes
     ----------

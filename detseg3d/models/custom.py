@@ -1,8 +1,8 @@
 """Networks and mask losses that a user names on the command line as ``module:function``.
 
 The plans of a training record the names, so that a later command can name the flags that it needs. A recorded name is
-never imported. Code runs only if the user names it in the command itself, because the plans may come from somebody
-else.
+never imported. Code runs only if the user names it in the command itself, because the plans may come from another
+person.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class DetSeg3D(nn.Module):
         return output
 
     def roi_features(self, features: torch.Tensor) -> torch.Tensor | None:
-        """Project features ``(B, F, z, y, x)`` of Stage 1 for Stage 2; return ``None`` if the plan shares none."""
+        """Project features ``(B, F, z, y, x)`` of Stage 1 for Stage 2; ``None`` if the plan shares no features."""
         return None if self.project is None else self.project(features)
 
     # -- Stage 2 ------------------------------------------------------------------------------------------------

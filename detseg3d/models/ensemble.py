@@ -66,7 +66,7 @@ class DetectOptions:
     inference : InferencePlan
         Detection threshold, suppression, limit of candidates and size of the RoI batches.
     mirror_axes : tuple of int
-        Axes (0, 1, 2 for z, y, x) whose mirrored copies are averaged in Stage 1; empty for none.
+        Axes (0, 1, 2 for z, y, x) of the mirrored copies that are averaged in Stage 1. Empty: no mirrored copies.
     device : torch.device
         Device of the networks; the CPU by default.
     limit : int or None
@@ -80,7 +80,7 @@ class DetectOptions:
 
     @property
     def roi_mirror_axes(self) -> tuple[int, ...]:
-        """Axes whose mirrored copies are averaged in Stage 2: the last of ``mirror_axes``.
+        """Axes of the mirrored copies that are averaged in Stage 2: the last of ``mirror_axes``.
 
         Two passes give almost the same masks as eight (docs/concepts/design.md).
         """
@@ -299,20 +299,20 @@ def segment_rois(
     options: DetectOptions,
     first_output: DetectorOutput | None = None,
 ) -> SegmentedRois:
-    """Run Stage 2 on the RoIs of all candidates, averaged over mirrored copies and networks.
+    """Run Stage 2 on the RoIs of all candidates, and average over mirrored copies and networks.
 
     Masks are averaged as probabilities. The scores of several networks are averaged on the scale of log-odds, because
-    the calibration of several networks assumes that (:mod:`detseg3d.evaluation.scores.ensemble_calibration`).
+    the calibration of several networks assumes this average (:mod:`detseg3d.evaluation.scores.ensemble_calibration`).
 
-    The whole volume is flipped, not what was computed from it: the features of a mirrored RoI come from Stage 1 on the
-    mirrored volume. Features of the volume itself, flipped afterwards, do not occur in training.
+    The volume is flipped, and not its features: the features of a mirrored RoI come from Stage 1 on the mirrored
+    volume. Features that are flipped after Stage 1 do not occur in training.
 
     Parameters
     ----------
     models : sequence of DetSeg3D
     images : GridImages
-        The Stage 1 features are computed again for each network and mirrored copy. This costs one more pass each, and
-        only one map of features is in memory at a time.
+        The Stage 1 features are computed again for each network and mirrored copy, so only one feature map is in memory
+        at a time.
     candidates : Detections
         Boxes on the fine grid.
     options : DetectOptions

@@ -282,7 +282,7 @@ def _is_of_classes(name: str) -> bool:
 
 
 def _rows_of_classes(tensor: torch.Tensor, pair: _Pair) -> torch.Tensor:
-    """Return the outputs of the network's classes, made from those of the source."""
+    """Return the outputs of the network's classes, made from the outputs of the source."""
     own, source = pair.own.class_names, pair.source.class_names
     if len(tensor) != len(source):
         return tensor

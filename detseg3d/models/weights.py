@@ -1,8 +1,8 @@
 """Weights on disk: safetensors files, which hold numbers and no code.
 
-The safetensors library reads the header and compares it with the size of the file. This module adds what the library
-does not know: a limit on the length of the header, the names, shapes and types of the network's tensors, and limits on
-the values. All comparisons come before memory is taken for a tensor or a network.
+The safetensors library reads the header and compares it with the size of the file. This module checks three more
+things: a limit on the length of the header, the names, shapes and types of the network's tensors, and limits on the
+values. All comparisons come before memory is taken for a tensor or a network.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ def _entries(model: nn.Module) -> dict[str, TensorEntry]:
 
 
 def check_fit(network: Mapping[str, TensorEntry], stored: Mapping[str, TensorEntry], path: Path) -> None:
-    """Check that the tensors of a file are those of a network.
+    """Check that a file has exactly the tensors of a network.
 
     Parameters
     ----------

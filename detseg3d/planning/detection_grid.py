@@ -416,7 +416,7 @@ def level_spans(fine: Spacing, option: GridOption, extents: FloatArray) -> Float
 
 
 def _no_grid(needs: Requirements, coarsest: GridOption) -> DetSeg3DError:
-    """Return the error that no grid fits. It names the largest scan, whose spacing may be wrong."""
+    """Return the error that no grid fits. The error names the largest scan, because its spacing may be wrong."""
     scan = max(needs.scans, key=lambda scan: scan.voxels)
     limit = coarsest.refused_by(needs.budget)
     flags = {

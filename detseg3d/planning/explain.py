@@ -446,7 +446,7 @@ def explain_suppression(suppression: Suppression) -> Decision:
 
 
 def explain_data(fingerprint: Fingerprint, plans: Plans) -> list[Decision]:
-    """Explain what a lesion is in this data set, and warn of problems of the data."""
+    """Explain the lesions of this data set, and warn of problems of the data."""
     summary = fingerprint.summary
     decisions = []
     if len(plans.class_names) > 1:

@@ -72,7 +72,7 @@ def load_fingerprint(file: str | Path) -> Fingerprint:
         )
     if data["version"] != FINGERPRINT_VERSION:
         raise DetSeg3DError(
-            "the field version is that of another format",
+            "the field version belongs to another format",
             file=file,
             value=data["version"],
             expected=str(FINGERPRINT_VERSION),

@@ -1,7 +1,8 @@
 """Types of the fields of the plans, with the limits of their values.
 
 The limits are far above every sensible value and far below values that would make a computer hang. They are checked
-before anything is built from the plans, because a ``plans.json`` may come from a stranger or contain a typing error.
+before anything is built from the plans, because a ``plans.json`` may come from an unknown source or contain a typing
+error.
 """
 
 from __future__ import annotations

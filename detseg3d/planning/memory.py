@@ -78,7 +78,7 @@ LABEL_BYTES = 6
 BASE_TRAINING = 0.55e9
 
 
-# Fraction of the smaller of the two stages' peaks that is still in use at the other peak.
+# Each stage has a peak of memory. This fraction of the smaller peak is still in use at the larger peak.
 KEPT_OF_THE_OTHER_STAGE = 0.5
 
 
@@ -182,7 +182,7 @@ def _detection_input_bytes(network: NetworkPlan, cells: Sequence[int]) -> float:
 def saved_values(plan: Stage1Plan, cells: Sequence[int]) -> float:
     """Count the values of the feature maps that Stage 1 keeps for the backward pass of one volume.
 
-    The count differs from what autograd saves by less than 1 %, not counting the copies of the weights.
+    The count differs from the values that autograd saves by less than 1 %, without the copies of the weights.
     """
     values = 0.0
     for count, channels, blocks in zip(cells, plan.channels, plan.blocks, strict=True):
@@ -272,7 +272,7 @@ def planned_training_bytes(
 
 
 def roi_bytes(stage2: Stage2Plan, size: Sequence[int], precision: Precision) -> float:
-    """Return the bytes that Stage 2 keeps for the backward pass of one RoI, within 10 % of what autograd saves."""
+    """Return the bytes that Stage 2 keeps for the backward pass of one RoI, correct within 10 %."""
     bytes_per_value = precision.bytes_per_value
     samples, current = [math.prod(size)], list(size)
     for stride in stage2.strides:
@@ -280,7 +280,7 @@ def roi_bytes(stage2: Stage2Plan, size: Sequence[int], precision: Precision) -> 
         samples.append(math.prod(current))
     last = len(samples) - 1
     # Encoder (without a residual block at the finest scale) and decoder: input, convolution, and about one more map for
-    # crops, logits and other values. Tests compare the sum with what autograd saves.
+    # crops, logits and other values. Tests compare the sum with the bytes that autograd saves.
     values = 0.0
     for scale, (count, channels) in enumerate(zip(samples, stage2.channels, strict=True)):
         maps = MAPS_PER_CONV if scale == 0 else 3 * MAPS_PER_CONV
@@ -317,7 +317,7 @@ def inference_limit_gb(fine_voxels: float, num_channels: int, inference_gb: floa
     """Return the memory in GB that whole-volume inference may use above the input array.
 
     This limits how fine the detection grid can be. The limit is ``inference_gb``, but at least 1 GB more than image and
-    masks on the fine grid, whose memory does not depend on the detection grid.
+    masks on the fine grid. The memory of image and masks does not depend on the detection grid.
 
     Examples
     --------

@@ -97,7 +97,7 @@ class DetectionLevels:
     upper_sizes : tuple of 3 floats each
         Longest edges ``(z, y, x)`` in mm of the lesions of each level but the last.
     boxes_per_class : bool
-        Whether each class has its own box in a cell.
+        True if each class has its own box in a cell.
     """
 
     fine_spacing: Lengths
@@ -226,7 +226,7 @@ _FOUND, _SAME_CELL, _SUPPRESSED, _OVER_LIMIT = range(4)
 
 
 def lesions_in_cells_of_other_classes(cases: Sequence[CaseLesions], levels: DetectionLevels) -> int:
-    """Count the lesions whose centre lies in a cell that also contains a centre of another class.
+    """Count the lesions with a centre in a cell that also contains a centre of another class.
 
     This occurs with nested classes, such as a core inside its oedema. If all classes shared one box in a cell, only one
     of these lesions could have its own box.
@@ -373,9 +373,10 @@ def _match(
 ) -> IntArray:
     """Return the lesions that are matched by candidates, with the rule of ``match_proposals``.
 
-    A candidate with the box of a lesion of its class matches this lesion. A candidate whose cell has learned the box of
-    another class matches the nearest lesion of its class, if its centre lies in the box of that lesion or up to a voxel
-    outside, and if the distance of the centres is below their mean size.
+    A candidate with the box of a lesion of its class matches this lesion. Another candidate comes from a cell that has
+    learned the box of another class. It matches the nearest lesion of its class under two conditions: the centre of the
+    candidate lies in the box of the lesion or up to a voxel outside, and the distance of both centres is below the mean
+    size of both boxes.
     """
     own = box_classes == classes[owner]
     matched = [owner[own]]

@@ -386,7 +386,7 @@ def outputs_of(model: DetSeg3D, image: torch.Tensor, given: DetectOptions) -> li
 def test_one_pass_for_both_stages_gives_the_same_bits_as_a_pass_for_each(
     make_model: Callable[[int], DetSeg3D], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network alone without mirrored copies shares its pass. With one mirrored copy that is the volume itself."""
+    """A single network without mirrored copies needs one pass of Stage 1, which serves both stages."""
     model, image, passes = make_model(0), make_image((16, 20, 24)), []
     plain = model.detect
     monkeypatch.setattr(model, "detect", lambda image: passes.append(None) or plain(image))

@@ -3,7 +3,8 @@
 The averaged probability decides whether a voxel belongs to a lesion. The strongest claim decides which candidate owns
 the voxel.
 
-Voxels do not depend on each other. A large volume is processed in slabs, so the memory is that of a few million voxels.
+Voxels do not depend on each other. A large volume is processed in slabs, so only a few million voxels need memory at a
+time.
 """
 
 from __future__ import annotations

@@ -130,9 +130,9 @@ def highest_probability(
 def peaks(probability: torch.Tensor, threshold: float) -> torch.Tensor:
     """Find the local maxima of heatmaps.
 
-    A cell is a peak if it reaches ``threshold`` and none of the six cells that share a face with it has a higher value.
-    The other 20 of the 26 neighbours are not compared: they often belong to the next lesion, and a lesion with a higher
-    value must not hide its neighbour. Several peaks of one lesion are left to the suppression.
+    A cell is a peak if it reaches ``threshold`` and if no cell that shares a face with it has a higher value. The other
+    20 of the 26 neighbours are not compared: they often belong to the next lesion, and a lesion with a higher value
+    must not hide its neighbour. Several peaks of one lesion are left to the suppression.
 
     Parameters
     ----------

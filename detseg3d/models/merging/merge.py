@@ -148,7 +148,7 @@ def merge_rois(
     canvas = _Canvas.empty(shape, len(candidates), plans.num_classes if keep_probabilities else 0)
     corners = [region_corners(paste_region(prediction.roi, shape)) for prediction in predictions]
     for group in rule.groups(corners, [prediction.candidate for prediction in predictions]):
-        # Pasted RoIs take much memory, so those of one group at a time are held.
+        # Pasted RoIs take much memory, so only the RoIs of one group are held at a time.
         _merge_group(canvas, rule, paste_predictions([predictions[index] for index in group], shape))
     return _collect(canvas, rule)
 

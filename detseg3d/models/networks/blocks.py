@@ -27,7 +27,7 @@ CHANNELS_PER_GROUP = 4
 
 
 class _ChannelsLastGroupNorm(torch.autograd.Function):
-    """Group normalisation whose backward pass suits channels-last memory on a CPU.
+    """Group normalisation with a backward pass that suits channels-last memory on a CPU.
 
     For bfloat16 channels-last input, the forward and backward pass of PyTorch take 1.1 to 2.3 times as long
     (benchmarks/group_norm.py). Here the gradient needs two small matrix products over the channels.

@@ -18,7 +18,8 @@ from detseg3d.planning.rules import heads
 __all__ = ["LevelTargets", "VolumeTargets", "assign_levels", "level_targets", "volume_targets"]
 
 
-# The Gaussian is cut off after 3 standard deviations, where it is exp(-4.5) = 0.01. Cells farther away are background.
+# The Gaussian is cut off after 3 standard deviations. There its value is exp(-4.5) = 0.01. Cells farther away are
+# background.
 _REACH = 3.0
 
 

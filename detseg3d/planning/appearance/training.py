@@ -52,9 +52,9 @@ _ASSUMED_VARIATION = 1 / 3
 class MeasureReference(FrozenModel):
     """Distribution of one measure over the training scans.
 
-    ``mean`` and ``standard_deviation`` are those of the logarithm if the measure is compared by ratio (spacing, field
-    of view, detail, noise), and those of Fisher's z if it is a correlation (layout). ``minimum``, ``median`` and
-    ``maximum`` are in the unit of the measure.
+    If the measure is compared by ratio (spacing, field of view, detail, noise), ``mean`` and ``standard_deviation`` are
+    computed from its logarithm. If the measure is a correlation (layout), they are computed from Fisher's z.
+    ``minimum``, ``median`` and ``maximum`` are in the unit of the measure.
     """
 
     kind: Kind

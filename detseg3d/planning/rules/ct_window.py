@@ -23,8 +23,9 @@ def ct_window(measured: ChannelIntensities) -> CtNormalization:
 
     The window is the range from the 0.5th to the 99.5th percentile in the lesions, as in nnU-Net. If the lesions are
     brighter or darker than their surroundings, most of the body may lie outside this window. Then the window is widened
-    until it contains the quartiles of the body, and mean and standard deviation are those of lesions and body in equal
-    parts, after clipping. Without lesions, or if the lesions have nearly one value, the window is that of the body.
+    until it contains the quartiles of the body. Mean and standard deviation are then computed after clipping, from
+    lesions and body in equal parts. Without lesions, or if the lesions have nearly one value, the window is that of the
+    body.
 
     Parameters
     ----------

@@ -113,7 +113,7 @@ def choose_curriculum(
     phases.append((SHARES[-1], None))
     (first, small), (second, larger) = phases[:2]
     if larger is None and small is not None:
-        # There is no larger window between small windows and whole volumes. Each of them gets half of its time.
+        # The larger window is the whole volume, so small windows and whole volumes share the time of the middle phase.
         phases[:2] = [(first + second / 2, small), (second / 2, None)]
     merged: list[CurriculumPhase] = []
     for share, chosen in phases:

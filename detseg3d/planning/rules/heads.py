@@ -130,7 +130,7 @@ def _upper_size(cell: AnyFloatArray, stride: Triple) -> Spacing:
 
 
 def _pooled(stride: Triple) -> npt.NDArray[np.bool_]:
-    """Return which axes a stage pools; all axes if it pools none."""
+    """Return the axes that a stage pools, as three booleans; all axes if the stage does not pool any axis."""
     pooled = np.asarray(stride) > 1
     return pooled if pooled.any() else np.ones(3, bool)
 

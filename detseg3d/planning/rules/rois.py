@@ -109,7 +109,7 @@ def choose_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
 def requested_roi_size(edge: int, fine_spacing: Spacing, shape: Triple) -> Triple:
     """Return the samples along each axis for an edge that the user requests.
 
-    The rule is that of :func:`choose_roi_size`, but only an axis of fewer than 8 voxels limits the samples.
+    The rule of :func:`choose_roi_size` holds, but only an axis of fewer than 8 voxels limits the samples.
 
     Examples
     --------

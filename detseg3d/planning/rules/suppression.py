@@ -82,7 +82,7 @@ def choose_suppression(cases: Sequence[CaseLesions], fine_spacing: Sequence[floa
 
     Examples
     --------
-    Eight vertebrae, 24 mm apart, whose boxes are 48 mm high, have an IoU of 1/3 and lie half a box apart:
+    Eight vertebrae lie 24 mm apart and have boxes 48 mm high. Neighbours have an IoU of 1/3 and lie half a box apart:
 
     >>> import numpy as np
     >>> centers = np.array([[24.0 + 24 * index, 30, 30] for index in range(8)])
