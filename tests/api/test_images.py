@@ -55,7 +55,7 @@ def test_a_npy_file_takes_the_spacing(tmp_path: Path) -> None:
     ],
     ids=["no spacing", "2D", "two numbers", "zero", "nan", "second spacing", "dict", "nested list"],
 )
-def test_other_inputs_are_refused_with_the_expected_one(image: object, spacing: object) -> None:
+def test_other_inputs_are_refused_with_the_expected_inputs(image: object, spacing: object) -> None:
     with pytest.raises(DetSeg3DError) as caught:
         as_image(image, spacing)  # type: ignore[arg-type]
     assert caught.value.expected is not None

@@ -70,7 +70,7 @@ def test_folds_of_a_loaded_model_cannot_be_changed(predictor: detseg3d.Predictor
     assert caught.value.expected is not None
 
 
-def test_the_number_of_channels_must_be_that_of_the_model(predictor: detseg3d.Predictor) -> None:
+def test_the_model_determines_the_number_of_channels(predictor: detseg3d.Predictor) -> None:
     with pytest.raises(DetSeg3DError):
         detseg3d.predict([SCAN, SCAN], predictor, spacing=(1, 1, 1))
 

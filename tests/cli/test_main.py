@@ -44,7 +44,7 @@ def test_without_a_command_the_help_is_shown_and_the_exit_code_is_2(capsys: pyte
 
 
 @pytest.mark.parametrize(("word", "meant"), [("tran", "train"), ("detseg3d_predict", "predict")])
-def test_an_unknown_command_is_refused_with_the_most_similar_one(
+def test_an_unknown_command_is_refused_with_the_most_similar_command(
     word: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([word]) == 2

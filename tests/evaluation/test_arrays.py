@@ -53,7 +53,7 @@ def test_the_lesions_can_have_any_value() -> None:
     assert one == other
 
 
-def test_classes_are_connected_and_compared_one_by_one() -> None:
+def test_classes_are_connected_and_compared_separately() -> None:
     case = evaluate_arrays(volume(1, 1, 2, 2), volume(1, 2, 2, 2), SPACING, classes={"core": 1, "rim": 2})
     assert list(case.classes) == ["core", "rim"]
     assert [part.detection["any"].truth for part in case.classes.values()] == [1, 1]

@@ -21,7 +21,7 @@ from detseg3d.system.run import Run
 PLACES = (Path("labels"), Path("boxes"))
 
 
-def test_files_are_found_by_case_and_hidden_or_foreign_ones_are_not(tmp_path: Path) -> None:
+def test_files_are_found_by_case_and_hidden_or_foreign_files_are_skipped(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "b.mha", ".c.nii.gz", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "d.nii.gz").mkdir()
@@ -84,7 +84,7 @@ def label(path: Path, *values: int) -> Path:
         ((255, 0), LabelFormat(truth_instances=True), 1),
     ],
 )
-def test_the_single_class_is_that_of_all_labels(
+def test_the_single_class_is_inferred_from_all_labels(
     tmp_path: Path, values: tuple[int, ...], form: LabelFormat, expected: int
 ) -> None:
     for value in values:

@@ -81,7 +81,7 @@ def test_a_metric_that_was_not_measured_has_no_value() -> None:
     assert estimate_of(result, metric_spec("precision_iou_0.1")).value == 0.0
 
 
-def test_without_an_estimate_the_value_is_that_of_the_summary() -> None:
+def test_without_an_estimate_the_value_comes_from_the_summary() -> None:
     result = replace(result_of([evaluate(line(1, 1), line(1, 0))]), estimates={})
     assert estimate_of(result, metric_spec("dice")).value == pytest.approx(2 / 3)
 

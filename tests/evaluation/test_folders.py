@@ -79,7 +79,7 @@ def test_plain_masks_are_split_into_components(folders: tuple[Path, Path], proce
 
 
 @pytest.mark.parametrize("maps", [False, True])
-def test_volumes_of_a_sheared_grid_are_those_of_its_cells(folders: tuple[Path, Path], maps: bool) -> None:
+def test_volumes_of_a_sheared_grid_are_measured_by_its_cells(folders: tuple[Path, Path], maps: bool) -> None:
     # A gantry tilt: slices are 3 mm apart, and each is 1.25 mm further along than the one before.
     affine = (1.0, 0, 0, 0, 0, 1.0, 1.25, 0, 0, 0, 3.0, 0, 0, 0, 0, 1)
     geometry = Geometry((3, 4, 8), (3.25, 1.0, 1.0), affine=affine)
@@ -101,7 +101,9 @@ def test_labels_can_be_in_any_folder(folders: tuple[Path, Path], tmp_path: Path)
     assert counts(result) == (2, 1, 2, 1) and result.problems == ()
 
 
-def test_touching_instances_of_our_layout_stay_separate_and_keep_their_scores(folders: tuple[Path, Path]) -> None:
+def test_touching_instances_of_a_prediction_folder_stay_separate_and_keep_their_scores(
+    folders: tuple[Path, Path],
+) -> None:
     entries = [{"id": 3, "label": 1, "score": 0.9}, {"id": 700, "label": 1, "score": 0.2}]
     add_layout(folders[1], "a", volume(3, 700, dtype=np.uint16), entries)
     add_layout(folders[1], "b", volume(dtype=np.uint16), [])
@@ -244,7 +246,9 @@ def test_without_dataset_json_an_empty_scan_adds_no_class(folders: tuple[Path, P
 
 
 @pytest.mark.parametrize("rois", [False, True])
-def test_without_dataset_json_an_empty_scan_of_our_layout_adds_no_class(folders: tuple[Path, Path], rois: bool) -> None:
+def test_without_dataset_json_an_empty_scan_of_a_prediction_folder_adds_no_class(
+    folders: tuple[Path, Path], rois: bool
+) -> None:
     save(volume(2), folders[0] / "a.nii.gz")
     for case in "ab":
         lesions = [{"id": 1, "label": 2, "score": 0.5}] if case == "a" else []
@@ -295,9 +299,7 @@ def test_labels_that_are_not_supported_are_refused(folders: tuple[Path, Path], l
 @pytest.mark.parametrize(
     "labels", [{"0": "background", "1": "core", "2": "rim"}, {"background": "0", "core": "1", "rim": 2.0}]
 )
-def test_labels_that_the_planning_understands_are_understood(
-    folders: tuple[Path, Path], labels: dict[str, Any]
-) -> None:
+def test_labels_that_the_planning_accepts_are_accepted(folders: tuple[Path, Path], labels: dict[str, Any]) -> None:
     write_json({"labels": labels, "patients": {"a": 7}}, folders[0].parent / "dataset.json")
     assert list(evaluate_pair(*folders).summary.classes) == ["core", "rim"]
 

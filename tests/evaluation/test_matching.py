@@ -46,7 +46,7 @@ def test_the_table_equals_a_count_pair_by_pair(truth: IntArray, prediction: IntA
 
 
 @given(small_maps, small_maps)
-def test_iou_and_dice_of_a_pair_equal_those_of_its_masks(truth: IntArray, prediction: IntArray) -> None:
+def test_iou_and_dice_of_a_pair_equal_the_values_of_its_masks(truth: IntArray, prediction: IntArray) -> None:
     table = overlap_table(truth, prediction)
     for k in range(len(table.intersection)):
         first = truth == table.truth.ids[table.truth_index[k]]

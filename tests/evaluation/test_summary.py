@@ -91,7 +91,7 @@ def test_an_absent_class_does_not_count_in_the_mean_over_classes() -> None:
     assert summary.classes["absent"].dice.empty_cases == 1
 
 
-def test_means_of_a_class_are_of_the_scans_that_have_it_on_either_side() -> None:
+def test_means_of_a_class_are_over_the_scans_with_the_class_in_truth_or_prediction() -> None:
     # Class b is in 2 of 20 scans, and never found; once it is predicted where it is not.
     names: dict[str, Any] = {"class_names": ["a", "b"], "variants": MetricVariants()}
     plain = [case([1, 0, 0, 0], [1, 0, 0, 0], **names)] * 17

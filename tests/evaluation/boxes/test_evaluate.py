@@ -172,7 +172,7 @@ def test_without_dataset_json_classes_are_label_values(folder: Path) -> None:
         evaluate(folder)
 
 
-def test_without_dataset_json_the_only_name_is_that_of_the_only_value(folder: Path) -> None:
+def test_without_dataset_json_the_only_class_has_the_name_of_the_only_value(folder: Path) -> None:
     (folder / "dataset.json").unlink()
     header, named = "case,z0,y0,x0,z1,y1,x1,score,class", row("a", LESIONS[0], 0.9, "nodule")
     save_boxes(folder / "boxes.csv", [named], header)
@@ -216,7 +216,7 @@ def test_a_table_with_other_case_names_is_refused(folder: Path) -> None:
         evaluate(folder)
 
 
-def test_an_empty_table_is_a_detector_that_found_nothing(folder: Path) -> None:
+def test_an_empty_table_is_a_detector_without_boxes(folder: Path) -> None:
     save_boxes(folder / "boxes.csv", [])
     summary = evaluate(folder).summary
     assert (summary.cases, summary.scores[BoxCriterion.IOU_01].average_precision) == (3, 0)

@@ -168,7 +168,7 @@ def test_a_centre_on_the_upper_face_is_outside_and_on_the_lower_one_inside() -> 
     assert match(([(CUBE, 0)], [((-1, 0, 0, 1, 4, 4), 0, 9)]), None, 1).truth_scores.tolist() == [9]
 
 
-def test_a_centre_in_two_lesions_finds_the_one_it_is_more_central_in_and_the_next_box_the_other() -> None:
+def test_a_centre_in_two_lesions_finds_the_nearer_lesion_and_the_next_box_the_other_lesion() -> None:
     large, small = (0, 0, 0, 20, 4, 4), (8, 0, 0, 12, 4, 4)
     middle = (8, 0, 0, 13, 4, 4)  # centre at 10.5: 0.025 sizes from the large one's, 0.125 from the small one's
     record = match(([(large, 0), (small, 0)], [(middle, 0, 90), (middle, 0, 80)]), None, 1)

@@ -77,7 +77,7 @@ def test_lesions_that_touch_when_dilated_are_one() -> None:
     assert (counts.truth, counts.dice) == (1, pytest.approx(2 * 2 / (4 + 2)))
 
 
-def test_a_part_near_the_lesion_belongs_to_it_and_a_distant_one_is_false() -> None:
+def test_a_part_near_the_lesion_belongs_to_it_and_a_distant_part_is_false() -> None:
     near = lesionwise_scores(line(1, 1, 0, 0, 0, 0), line(0, 0, 1, 0, 0, 0), SPACING, EVERYTHING)
     beyond = lesionwise_scores(line(1, 1, 0, 0, 0, 0), line(0, 0, 0, 0, 1, 0), SPACING, EVERYTHING)
     assert (near.missed, near.false_positives, near.dice) == (0, 0, 0.0)

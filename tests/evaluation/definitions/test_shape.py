@@ -55,7 +55,7 @@ def test_the_axes_of_an_ellipsoid_are_its_diameters(spacing: Spacing) -> None:
     assert shape.short_axis_mm == pytest.approx(24, rel=0.01)
 
 
-def test_the_axes_of_a_lesion_that_lies_obliquely_are_those_of_the_lesion() -> None:
+def test_the_axes_of_an_oblique_lesion_follow_the_lesion() -> None:
     # A diagonal of 9 voxels in the plane: centres on a line of 8 √2 mm.
     shape = shape_of(np.eye(9, dtype=np.int64)[None])
     assert shape.long_axis_mm == pytest.approx(2 * math.sqrt(5 * (2 * 60 / 9 + 1 / 12)))
@@ -83,7 +83,7 @@ def test_a_large_cuboid_has_the_surface_of_its_faces_except_for_the_edges() -> N
     assert faces * 0.97 < shape.surface_mm2 < faces
 
 
-def test_a_long_lesion_has_a_lower_sphericity_than_a_compact_one() -> None:
+def test_a_long_lesion_has_a_lower_sphericity_than_a_compact_lesion() -> None:
     line, cube = shape_of(np.ones((1, 1, 27), np.int64)), shape_of(np.ones((3, 3, 3), np.int64))
     assert line.sphericity < 0.5 < cube.sphericity
 

@@ -95,7 +95,7 @@ def test_empty_sides_have_metrics_where_monai_has_none() -> None:
         assert (ours.lesionwise.dice, ours.lesionwise.hd95_mm) == (0.0, 374.0)
 
 
-def test_metrics_by_area_equal_surface_distance_and_ours_are_close() -> None:
+def test_metrics_by_area_equal_surface_distance_and_metrics_by_voxel_are_close() -> None:
     for name in ("ball", "ball_thick"):
         ours, theirs = evaluated(name).outlines.overall, answer_to(name, 0)["surface_distance"]
         assert (ours.nsd_area, ours.hd95_area_mm) == (double(theirs["nsd"]), double(theirs["hd95"]))
@@ -158,7 +158,7 @@ def test_one_to_one_matches_equal_picai_eval(name: str) -> None:
     assert (counts.missed, counts.false_positives) == (theirs["missed"], theirs["false_positives"])
 
 
-def test_picai_eval_can_lose_a_match_that_ours_finds() -> None:
+def test_picai_eval_can_lose_a_match_that_detseg3d_finds() -> None:
     # It adds 1 to each IoU and maximises the sum: 2 · 1.73 is more than the 3.32 of three matches. Ours, by hand: true
     # lesions of 112, 102 and 11 voxels, predictions of 102, 112 and 11 voxels that share 11, 21 and 11 with them.
     case = golden_cases()["chain"]

@@ -98,7 +98,7 @@ def test_the_percentile_lies_between_voxels() -> None:
     assert components.scores["mean"].tolist() == pytest.approx([0.7])
 
 
-def test_the_score_is_that_of_the_voxels_of_the_lesion_only() -> None:
+def test_only_the_voxels_of_the_lesion_determine_its_score() -> None:
     components = find_components(line(0.2, 0.6, 0, 0.9, 0.7), 0.5)
     assert components.scores["mean"].tolist() == pytest.approx([0.6, 0.8])
 
@@ -114,7 +114,7 @@ def test_touching_lesions_of_two_classes_stay_apart() -> None:
     assert lesions_from_probabilities(map_, (1, 1, 1)).classes == {1: 0, 2: 1}
 
 
-def test_classes_can_be_those_of_another_list_of_labels() -> None:
+def test_classes_can_be_indices_into_another_list_of_labels() -> None:
     classes = np.array([[[0, 0, 1]]], np.uint8)
     map_ = ProbabilityMap(np.ones((1, 1, 3), np.float32), classes, (1, 4))
     assert lesions_from_probabilities(map_, (1, 1, 1), class_values=[4, 2, 1]).classes == {1: 2, 2: 0}
@@ -134,7 +134,7 @@ def test_a_lesion_of_exactly_the_minimum_volume_stays(voxels: int, voxel_volume:
     assert reaches_volume(count, voxel_volume, added_up).tolist() == [False, True, True]
 
 
-def test_a_map_of_nothing_has_no_lesions() -> None:
+def test_an_empty_map_has_no_lesions() -> None:
     lesions = lesions_from_probabilities(line(0, 0.1), (1, 1, 1))
     assert (lesions.classes, lesions.scores, lesions.instances.any()) == ({}, {}, False)
 

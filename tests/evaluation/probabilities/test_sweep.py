@@ -186,7 +186,7 @@ def test_without_dataset_json_a_map_is_of_the_only_class_of_the_labels(tmp_path:
     assert sweep(tmp_path).chosen.metrics.objectives[F1_ANY] == 1.0
 
 
-def test_the_smallest_volume_is_that_of_the_cells_of_a_sheared_grid(tmp_path: Path) -> None:
+def test_the_minimum_volume_on_a_sheared_grid_is_measured_by_its_cells(tmp_path: Path) -> None:
     truth = np.zeros(SHAPE, np.uint8)
     truth[1, 1, 1:3] = 1
     affine = (1.0, 0, 0, 0, 0, 1.0, 1.25, 0, 0, 0, 3.0, 0, 0, 0, 0, 1)  # cells of 3 mm³, steps of 3.25, 1 and 1 mm

@@ -57,7 +57,7 @@ def test_a_later_block_never_has_a_lower_value() -> None:
     assert knots[1][1] == pytest.approx(8.5 / 11) and knots[1][1] < knots[2][1] < knots[1][1] + 1e-6
 
 
-def test_no_score_leaves_scores_as_they_are() -> None:
+def test_a_calibration_without_scores_changes_no_score() -> None:
     assert fit_calibration([], []) == ENDS
 
 

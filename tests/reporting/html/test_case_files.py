@@ -31,7 +31,7 @@ def test_the_first_channel_is_shown_and_cases_without_a_scan_are_not(root: Path)
     assert (case.prediction, case.boxes, case.system) == (root / "pred" / "a.nii.gz", (), None)
 
 
-def test_scans_and_labels_may_be_named_one_by_one(root: Path) -> None:
+def test_scans_and_labels_may_be_given_for_each_case(root: Path) -> None:
     scans = {"a": ImageSource(root / "truth" / "a.nii.gz"), "b": ImageSource(root / "gone.nii.gz")}
     labels = {"a": root / "images" / "a_0001.nii.gz", "b": root / "truth" / "b.nii.gz"}
     (case,) = find_case_files(scans, labels, {"pred": root / "pred"})
