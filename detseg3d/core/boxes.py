@@ -169,7 +169,13 @@ def boxes_from_instances(instances: npt.NDArray[np.integer[Any]]) -> tuple[npt.N
 
 
 def scale_boxes(boxes: npt.ArrayLike, factors: npt.ArrayLike) -> AnyFloatArray:
-    """Return boxes on another grid; ``factors`` is the old spacing divided by the new spacing.
+    """Return boxes in the voxel edges of another grid with the same first corner.
+
+    Parameters
+    ----------
+    boxes : array_like, shape ``(N, 6)``
+    factors : array_like, shape ``(3,)``
+        Old spacing divided by new spacing, ``(z, y, x)``.
 
     Examples
     --------
@@ -193,7 +199,13 @@ def translate_boxes(boxes: npt.ArrayLike, offset: npt.ArrayLike) -> AnyFloatArra
 
 
 def clip_boxes(boxes: npt.ArrayLike, shape: npt.ArrayLike) -> AnyFloatArray:
-    """Return boxes cut to a volume of ``shape`` voxels ``(z, y, x)``; a box outside gets size 0 at the border.
+    """Return boxes cut to a volume. A box outside the volume gets size 0 at the border.
+
+    Parameters
+    ----------
+    boxes : array_like, shape ``(N, 6)``
+    shape : array_like, shape ``(3,)``
+        Voxels ``(z, y, x)`` of the volume.
 
     Examples
     --------

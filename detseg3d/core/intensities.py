@@ -70,7 +70,14 @@ class IntensityScale:
     high: float
 
     def apply(self, channel: Array, out: npt.NDArray[np.float32]) -> None:
-        """Write the normalised ``channel`` to ``out``: mean 0 and standard deviation 1; 0 for a constant channel."""
+        """Normalise a channel to mean 0 and standard deviation 1; a constant channel becomes 0.
+
+        Parameters
+        ----------
+        channel : ndarray, shape ``(Z, Y, X)``
+        out : ndarray of float32, shape ``(Z, Y, X)``
+            Receives the normalised values.
+        """
         if self.std == 0:
             out[...] = 0
             return
@@ -128,6 +135,11 @@ def mean_and_std(
         Voxels that count; by default every voxel.
     limits : 2 floats, optional
         Values outside the limits are left out.
+
+    Returns
+    -------
+    mean, std : float
+        0 if no voxel counts.
 
     Examples
     --------

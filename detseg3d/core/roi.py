@@ -373,6 +373,11 @@ def box_shares(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Return the factors of :func:`box_indicator` along each axis; their product is the fraction of a cell.
 
+    Parameters
+    ----------
+    boxes, rois, size
+        See :func:`box_indicator`.
+
     Returns
     -------
     tuple of 3 ndarrays, shapes ``(N, size[0])``, ``(N, size[1])``, ``(N, size[2])``

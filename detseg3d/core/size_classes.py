@@ -12,7 +12,15 @@ VOXEL_EDGES: Final = (15, 50, 150, 500)
 
 
 class SizeClass(NamedTuple):
-    """Class of the lesions with ``low`` to less than ``high`` voxels."""
+    """Class of the lesions with ``low`` to less than ``high`` voxels.
+
+    Attributes
+    ----------
+    name : str
+        Text for tables, for example ``15 to under 50 voxels``.
+    low, high : float
+        Limits in voxels; ``high`` is infinite for the class of the largest lesions.
+    """
 
     name: str
     low: float

@@ -194,7 +194,14 @@ class CaseStore:
             remove_files(self._path(case_id, "_instances.b2nd"))
 
     def is_complete(self, case_id: str, preprocessing_hash: str) -> bool:
-        """Return whether the case exists, is complete and was preprocessed with the plans of this hash."""
+        """Return whether a case is complete and was preprocessed with the plans in use.
+
+        Parameters
+        ----------
+        case_id : str
+        preprocessing_hash : str
+            Hash of the plans in use.
+        """
         try:
             properties = self.properties(case_id)
         except DetSeg3DError:

@@ -69,7 +69,19 @@ def read_case(case: RawCase, dataset: RawDataset) -> tuple[Array, Geometry, Arra
 
 
 def check_finite(images: Array, channel_names: Sequence[str]) -> None:
-    """Raise a :class:`DetSeg3DError` that names the channels if a voxel of ``(C, Z, Y, X)`` is NaN or infinite."""
+    """Raise an error if a voxel is NaN or infinite.
+
+    Parameters
+    ----------
+    images : ndarray, shape ``(C, Z, Y, X)``
+    channel_names : sequence of str
+        Names of the ``C`` channels, for the message.
+
+    Raises
+    ------
+    DetSeg3DError
+        If a voxel is NaN or infinite. The message names the channels.
+    """
     # The sum is NaN or infinite if a voxel is NaN or infinite. A mask of such voxels would need memory.
     sums = [channel.sum(dtype=np.float64) for channel in images]
     bad = [name for name, total in zip(channel_names, sums, strict=True) if not np.isfinite(total)]
@@ -84,6 +96,12 @@ def source_digest(case: RawCase, instance_classes: InstanceClasses | None = None
     """Return a digest of the files of a case, which changes if a file is replaced (16 hexadecimal digits).
 
     The digest depends on the sizes and times of the files and on the classes of the lesions in an instance map.
+
+    Parameters
+    ----------
+    case : RawCase
+    instance_classes : InstanceClasses, optional
+        Source of the classes, if the label is an instance map.
     """
     entries: list[object] = []
     paths = [source.path for source in (*case.images, *([case.label] if case.label else []))]
@@ -105,5 +123,11 @@ def measuring_bytes(shape: Sequence[int], num_channels: int) -> float:
     """Return the peak memory in bytes of reading and measuring a case.
 
     In addition to the image and the instance map, 9 bytes per voxel were measured for any number of channels.
+
+    Parameters
+    ----------
+    shape : sequence of 3 ints
+        Voxels ``(z, y, x)``.
+    num_channels : int
     """
     return math.prod(shape) * (num_channels * 4 + 4 + 9)

@@ -64,7 +64,16 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})", re.DOTALL)
 
 @dataclass(frozen=True)
 class RawCase:
-    """One case: an image per channel, in channel order, and its label or ``None``."""
+    """One case of a raw data set.
+
+    Attributes
+    ----------
+    case_id : str
+    images : tuple of ImageSource
+        One image per channel, in channel order.
+    label : ImageSource or None
+        ``None`` for a case without label.
+    """
 
     case_id: str
     images: tuple[ImageSource, ...]
@@ -429,6 +438,11 @@ def list_inputs(source: str | Path, channel_count: int, series: Sequence[str] = 
         Series to read from DICOM folders. The subfolders of one study are then one case. With one series per channel,
         all channels of a case are read from one folder.
 
+    Returns
+    -------
+    tuple of RawCase
+        Sorted by case id. The cases have no labels.
+
     Raises
     ------
     DetSeg3DError
@@ -475,6 +489,12 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
 
     If the folder itself holds a DICOM series, the folder is the only image. Images of unsupported formats and
     segmentations of 3D Slicer among the images are left out, with a warning.
+
+    Parameters
+    ----------
+    folder : Path
+    ending : str, optional
+        Only files with this ending; by default all supported formats. Series in subfolders are listed in both cases.
 
     Raises
     ------

@@ -80,6 +80,11 @@ def parse_labels(data: Mapping[str, Any], file: Path) -> dict[str, int]:
     """Return the value of each label, including the background, from ``labels``.
 
     Values may be text. Version 1 of nnU-Net uses the values as keys (``{"1": "lesion"}``).
+
+    Returns
+    -------
+    dict of str to int
+        Value of each label by name.
     """
     value = data.get("labels")
     _check_count(value, "labels", file)
@@ -124,7 +129,7 @@ def _whole(value: Any) -> int | None:
 
 
 def parse_default_spacing(data: Mapping[str, Any], file: Path) -> Spacing | None:
-    """Return the spacing of .npy files from ``default_spacing``; ``None`` if it is not stated."""
+    """Return the spacing ``(z, y, x)`` of .npy files in mm from ``default_spacing``; ``None`` if it is missing."""
     value = data.get("default_spacing")
     if value is None:
         return None

@@ -205,7 +205,7 @@ def temporary_beside(target: Path) -> Path:
 def replace_folder(target: Path, new: Path, aside: Path) -> None:
     """Move the folder ``target`` to ``aside`` and the folder ``new`` to ``target``.
 
-    If the second move fails, ``target`` is moved back.
+    If the second move fails, ``target`` is moved back. All three paths must be on one file system.
 
     Raises
     ------
@@ -448,7 +448,13 @@ def _require_regular(mode: int, path: Path) -> None:
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:
-    """Read a whole file that has at most ``max_bytes`` bytes.
+    """Read a whole file of limited size.
+
+    Parameters
+    ----------
+    path : Path
+    max_bytes : int
+        Maximum size of the file.
 
     Raises
     ------

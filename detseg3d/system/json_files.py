@@ -24,6 +24,12 @@ _MAX_INTEGER_LENGTH = 20
 def write_json(data: Any, path: str | Path) -> None:
     """Write ``data`` atomically as indented JSON.
 
+    Parameters
+    ----------
+    data : any
+        Dicts with text keys, lists, text, finite numbers, booleans and ``None``.
+    path : path
+
     Raises
     ------
     ValueError

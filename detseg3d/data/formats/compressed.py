@@ -91,7 +91,14 @@ class _Bzipped:
 
 @dataclass
 class Stream:
-    """Unpacked bytes of a file from a position on; see :func:`open_stream`."""
+    """Unpacked bytes of a file from a position on. :func:`open_stream` creates a stream.
+
+    Attributes
+    ----------
+    source : io.BufferedIOBase
+        The file, open for reading.
+    encoding : {"raw", "gzip", "zlib", "bzip2"}
+    """
 
     source: io.BufferedIOBase
     encoding: Encoding

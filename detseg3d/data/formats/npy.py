@@ -32,7 +32,15 @@ _MAX_HEADER_BYTES = 1 << 14
 
 @dataclass(frozen=True)
 class ArrayHeader:
-    """Content of the header of a .npy stream."""
+    """Content of the header of a .npy stream.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    fortran_order : bool
+        True if the first axis varies fastest in the stream.
+    dtype : dtype
+    """
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -50,7 +58,14 @@ class _Header:
 
 
 def read_npy(source: ImageSource) -> tuple[Array, Geometry]:
-    """Read the array of a .npy file in the byte order of the machine, with the spacing and orientation of ``source``.
+    """Read the array of a .npy file.
+
+    Returns
+    -------
+    array : ndarray, shape ``(Z, Y, X)``
+        In the order of the file and in the byte order of the machine.
+    geometry : Geometry
+        With the spacing and orientation of ``source``.
 
     Raises
     ------

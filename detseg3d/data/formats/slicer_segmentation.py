@@ -37,7 +37,16 @@ _ON_VOXELS = 0.01
 
 @dataclass(frozen=True)
 class Segment:
-    """One segment: its name, its value in the volume of its layer, and the number of the layer."""
+    """One segment of a segmentation.
+
+    Attributes
+    ----------
+    name : str
+    value : int
+        Value of the segment in the volume of its layer.
+    layer : int
+        Number of the layer, from 0.
+    """
 
     name: str
     value: int

@@ -77,6 +77,8 @@ class PixelElement:
 class DicomHeader:
     """Header of one DICOM object, without its pixels.
 
+    The methods return the values of attributes. They raise a :class:`DetSeg3DError` if a value cannot be parsed.
+
     Attributes
     ----------
     path : Path
@@ -270,13 +272,24 @@ def _read_deflated(path: Path) -> DicomHeader:
 
 
 def inflate(path: Path, max_bytes: int) -> tuple[bytes, bool]:
-    """Inflate the data set of a deflated DICOM file, at most ``max_bytes`` bytes.
+    """Inflate the data set of a deflated DICOM file.
+
+    Parameters
+    ----------
+    path : Path
+    max_bytes : int
+        Maximum number of inflated bytes. The rest of the data set is not inflated.
 
     Returns
     -------
     data : bytes
     is_whole : bool
         True if the compressed stream was read to its end mark.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file meta information or the compressed stream is damaged.
     """
     with open_regular_file(path) as handle:
         start = handle.read(144)
