@@ -57,9 +57,9 @@ class Suppression:
     Parameters
     ----------
     distance : float
-        A box is dropped if its centre is closer than this to the centre of a better box of like size (see
-        :data:`LIKE_VOLUMES`). Each axis is measured in units of the mean size of the two boxes along that axis. 0
-        switches this criterion off.
+        A box is dropped if the distance between its centre and the centre of a better box of like size (see
+        :data:`LIKE_VOLUMES`) is below this value. Each axis is measured in units of the mean size of the two boxes
+        along that axis. 0 switches this criterion off.
     iou : float
         A box is dropped if its intersection over union with a better box exceeds this value.
     limit : int or None

@@ -78,14 +78,14 @@ def has_fast_bfloat16() -> bool:
     """Return whether convolutions on this CPU use the processor's bfloat16 instructions.
 
     The flags of the processor are not sufficient. If oneDNN is switched off or limited to older instructions
-    (``ONEDNN_MAX_CPU_ISA``), bfloat16 is emulated, up to 100 times slower. A small product is computed to find out: the
-    bfloat16 instructions (AVX512-BF16, AMX) replace results below the smallest normal float32 by zero. Emulations
-    compute in float32 and keep such small results.
+    (``ONEDNN_MAX_CPU_ISA``), bfloat16 is emulated, which is up to 100 times slower. This function therefore computes a
+    small product. The bfloat16 instructions (AVX512-BF16, AMX) replace results below the smallest normal float32 by
+    zero. Emulations compute in float32 and keep such small results.
     """
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return False
     tiny, small = torch.tensor(2.0**-120), torch.tensor(2.0**-10)
-    if float(tiny * small) == 0:  # torch.set_flush_denormal is on, so emulations give zero as well
+    if float(tiny * small) == 0:  # torch.set_flush_denormal is on, so emulations also give zero
         return True
     # The sum of 32 products of 2^-130 is 2^-125, a normal number. It is zero only if each product was set to zero.
     image = tiny.expand(1, 32, 4, 4, 4).bfloat16().contiguous(memory_format=torch.channels_last_3d)
