@@ -149,7 +149,7 @@ def test_a_file_system_without_locks_is_logged_and_used(
 
     monkeypatch.setattr("detseg3d.system.lock._lock", refuse)
     take(tmp_path / ".lock")
-    assert "has no locks (No locks available)" in caplog.text and str(tmp_path) in caplog.text
+    assert "does not support locks (No locks available)" in caplog.text and str(tmp_path) in caplog.text
 
 
 def test_the_lock_is_released_after_an_error(tmp_path: Path) -> None:
