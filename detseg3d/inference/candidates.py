@@ -1,4 +1,4 @@
-"""The candidates of one scan with their RoI masks, before any score threshold. Lesions are made from them later.
+"""The candidates of one scan with their RoI masks, before any score threshold, from which lesions are merged.
 
 Cross-validation stores the candidates, so that thresholds can be chosen without running the networks again. Two
 candidates do not influence each other if their RoIs neither overlap nor touch. So a search over thresholds merges a
@@ -251,10 +251,10 @@ class Candidates:
 def loose_suppression(inference: InferencePlan) -> InferencePlan:
     """Return an inference section with half the suppression distance, more overlap and twice as many candidates.
 
-    Candidates stored under it serve every stricter setting that a later search may try. Suppression is greedy. A loose
-    pass and then a strict pass may therefore lose a candidate that one strict pass keeps, which is rare. This happens
-    if box A suppresses box B in the loose pass, and a third box suppresses A in the strict pass. In one strict pass, A
-    is removed before it can suppress B.
+    Candidates that were found with this section serve every stricter setting that a later search may try. Suppression
+    is greedy. A loose pass and then a strict pass may therefore lose a candidate that one strict pass keeps, which is
+    rare. This happens if box A suppresses box B in the loose pass, and a third box suppresses A in the strict pass. In
+    one strict pass, A is removed before it can suppress B.
     """
     return inference.model_copy(
         update={

@@ -109,12 +109,12 @@ def load_reference(fold: FoldFolder, plans: Plans) -> TrainingAppearance:
             "set, run detseg3d_plan_and_preprocess and then detseg3d_train with --val, which writes the file",
         )
     reference = load_training_appearance(file)
-    found = [(channel.name, channel.normalization) for channel in reference.channels]
-    if found != list(zip(plans.channel_names, plans.normalization, strict=True)):
+    described = [(channel.name, channel.normalization) for channel in reference.channels]
+    if described != list(zip(plans.channel_names, plans.normalization, strict=True)):
         raise DetSeg3DError(
             "the file describes other channels or another normalisation than the plans beside it",
             file=file,
-            value=[name for name, _ in found],
+            value=[name for name, _ in described],
             expected=f"{list(plans.channel_names)}, with the normalisation of plans.json",
             remedy="restore both files from the computer on which the model was trained",
         )

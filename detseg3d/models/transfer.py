@@ -230,12 +230,12 @@ def _take(match: _Match, own: Tensors, tensors: Tensors, pair: _Pair, taken: dic
     if match.source_prefix is not None:
         for name in names:
             source_name = match.source_prefix + name.removeprefix(match.prefix)
-            found = tensors.get(source_name)
-            tensor = None if found is None else _adapt(name, source_name, found, own[name], pair)
-            if found is not None and tensor is not None:
+            stored = tensors.get(source_name)
+            tensor = None if stored is None else _adapt(name, source_name, stored, own[name], pair)
+            if stored is not None and tensor is not None:
                 taken[name] = tensor
                 loaded += 1
-                adapted += tensor.shape != found.shape or not torch.equal(tensor, found)
+                adapted += tensor.shape != stored.shape or not torch.equal(tensor, stored)
     return ModuleTransfer(match.name, match.source_name if loaded else "", loaded, len(names), adapted)
 
 
@@ -309,12 +309,12 @@ def _boxes_of_classes(tensor: torch.Tensor, wanted: torch.Tensor, pair: _Pair) -
 
 def _other_length(kernel: torch.Tensor, axis: int, length: int) -> torch.Tensor:
     """Change the length of a kernel along an axis from 1 to more voxels (in the centre), or from more (summed) to 1."""
-    found = kernel.shape[axis]
-    if found == 1 and length > 1 and length % 2:
+    old_length = kernel.shape[axis]
+    if old_length == 1 and length > 1 and length % 2:
         wide = kernel.new_zeros([length if index == axis else size for index, size in enumerate(kernel.shape)])
         wide.narrow(axis, length // 2, 1).copy_(kernel)
         return wide
-    return kernel.sum(dim=axis, keepdim=True) if length == 1 and found > 1 else kernel
+    return kernel.sum(dim=axis, keepdim=True) if length == 1 and old_length > 1 else kernel
 
 
 def _one_to_one(wanted: Sequence[Sequence[float]], available: Sequence[Sequence[float]]) -> list[int | None]:

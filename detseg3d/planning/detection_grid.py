@@ -410,8 +410,8 @@ def level_spans(fine: Spacing, option: GridOption, extents: FloatArray) -> Float
     cells = option.cells()
     spans = np.zeros(len(extents))
     for index, stage in enumerate(option.stage1.head_stages):
-        here = level == index
-        spans[here] = lesion_spans(extents[here], cells[stage], fine)
+        is_on_level = level == index
+        spans[is_on_level] = lesion_spans(extents[is_on_level], cells[stage], fine)
     return spans
 
 

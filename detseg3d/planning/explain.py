@@ -168,12 +168,12 @@ def explain_mirroring(axes: Sequence[int], orders: Sequence[ClassOrder], class_n
             "There is 1 class" if len(class_names) == 1 else f"No two of the {len(class_names)} classes keep an order"
         )
         return Decision(name="mirroring", value=value, reason=f"{classes}, so no axis has a direction.")
-    found = "; ".join(
+    kept_orders = "; ".join(
         f"Along {_AXES[order.axis]}, {class_names[order.first]} comes before {class_names[order.second]} in "
         f"{order.agreeing} of {order.scans} scans"
         for order in orders
     )
-    return Decision(name="mirroring", value=value, reason=f"{found}. A mirror image would show another anatomy.")
+    return Decision(name="mirroring", value=value, reason=f"{kept_orders}. A mirror image would show another anatomy.")
 
 
 def _doubtful_names(normalization: Sequence[ChannelNormalization], channel_names: Sequence[str]) -> list[Decision]:
@@ -484,7 +484,7 @@ def explain_data(fingerprint: Fingerprint, plans: Plans) -> list[Decision]:
 def _doubtful_cases(fingerprint: Fingerprint, plans: Plans) -> list[Decision]:
     """Warn of classes in few cases, of images without content and of images that hold the label."""
     cases = fingerprint.cases
-    found = []
+    warnings = []
     folds = min(FOLDS, len(cases))
     present = [{lesion.class_index for lesion in case.lesions} for case in cases.values()]
     for index, name in enumerate(plans.class_names):
@@ -494,19 +494,19 @@ def _doubtful_cases(fingerprint: Fingerprint, plans: Plans) -> list[Decision]:
                 f"Class {name} is in {count} of {len(cases)} cases, fewer than the {folds} folds. Some folds cannot "
                 "validate it, and a fold that validates its only case does not train on it."
             )
-            found.append(("class in few cases", reason))
+            warnings.append(("class in few cases", reason))
     for index, name in enumerate(plans.channel_names):
         faults = {case: record.degenerate[index : index + 1] for case, record in cases.items()}
         named = {case: fault[0] for case, fault in faults.items() if fault and fault[0]}
         if named:
             case, fault = next(iter(named.items()))
             reason = f"Channel {name} carries no information in {_some(list(named))}. In {case}, {fault}."
-            found.append(("channel without content", reason))
+            warnings.append(("channel without content", reason))
     labels = [case for case, record in cases.items() if record.image_is_label]
     if labels:
         reason = f"An image holds the label and nothing else in {_some(labels)}. A label may lie among the images."
-        found.append(("image equal to its label", reason))
-    return [Decision(name="warning", value=value, reason=reason) for value, reason in found]
+        warnings.append(("image equal to its label", reason))
+    return [Decision(name="warning", value=value, reason=reason) for value, reason in warnings]
 
 
 def _some(cases: Sequence[str], limit: int = 5) -> str:

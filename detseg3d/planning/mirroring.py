@@ -78,13 +78,13 @@ def find_class_orders(
     ]
     orders: list[ClassOrder] = []
     for first, second in combinations(sorted({label for case in means for label in case}), 2):
-        apart = [case[second] - case[first] for case in means if first in case and second in case]
+        differences = [case[second] - case[first] for case in means if first in case and second in case]
         for axis in range(3):
-            forward, back = sum(d[axis] > 0 for d in apart), sum(d[axis] < 0 for d in apart)
+            forward, back = sum(d[axis] > 0 for d in differences), sum(d[axis] < 0 for d in differences)
             agreeing = int(max(forward, back))
-            if len(apart) >= _MIN_SCANS and agreeing >= _AGREEMENT * len(apart):
+            if len(differences) >= _MIN_SCANS and agreeing >= _AGREEMENT * len(differences):
                 pair = (first, second) if forward >= back else (second, first)
-                orders.append(ClassOrder(axis, *pair, len(apart), agreeing))
+                orders.append(ClassOrder(axis, *pair, len(differences), agreeing))
     best = {order.axis: order for order in sorted(orders, key=lambda order: order.agreeing)}
     return [best[axis] for axis in sorted(best)]
 

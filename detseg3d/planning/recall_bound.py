@@ -189,18 +189,20 @@ def recall_bound(
     small = np.concatenate([np.zeros(0, np.bool_), *(fate.below_one_cell for fate in fates)])
     classes = np.concatenate([np.zeros(0, np.int64), *(case.classes for case in cases)])
     voxels = np.concatenate([np.zeros(0, np.int64), *(case.voxels for case in cases)])
-    found = outcome == _FOUND
+    is_found = outcome == _FOUND
     return RecallBound(
         lesions=len(outcome),
-        found=int(found.sum()),
-        found_below_cell=int((found & small).sum()),
+        found=int(is_found.sum()),
+        found_below_cell=int((is_found & small).sum()),
         lost_below_cell=int(((outcome == _SAME_CELL) & small).sum()),
         lost_same_cell=int(((outcome == _SAME_CELL) & ~small).sum()),
         lost_suppressed=int((outcome == _SUPPRESSED).sum()),
         lost_over_limit=int((outcome == _OVER_LIMIT).sum()),
-        by_class=tuple(_group(name, found[classes == index]) for index, name in enumerate(class_names)),
-        by_size=tuple(_group(size.name, found[(voxels >= size.low) & (voxels < size.high)]) for size in size_classes()),
-        bound=float(found.mean()) if len(found) else 1.0,
+        by_class=tuple(_group(name, is_found[classes == index]) for index, name in enumerate(class_names)),
+        by_size=tuple(
+            _group(size.name, is_found[(voxels >= size.low) & (voxels < size.high)]) for size in size_classes()
+        ),
+        bound=float(is_found.mean()) if len(is_found) else 1.0,
     )
 
 
@@ -214,12 +216,12 @@ def found_by_targets(case: CaseLesions, levels: DetectionLevels, inference: Infe
     >>> found_by_targets(case, DetectionLevels((1, 1, 1), ((2, 2, 2),)), InferencePlan()).tolist()
     [False, True]
     """
-    found: BoolArray = _decode_targets(case, levels, inference).outcome == _FOUND
-    return found
+    is_found: BoolArray = _decode_targets(case, levels, inference).outcome == _FOUND
+    return is_found
 
 
-def _group(name: str, found: BoolArray) -> GroupRecall:
-    return GroupRecall(name=name, lesions=len(found), found=int(found.sum()))
+def _group(name: str, is_found: BoolArray) -> GroupRecall:
+    return GroupRecall(name=name, lesions=len(is_found), found=int(is_found.sum()))
 
 
 _FOUND, _SAME_CELL, _SUPPRESSED, _OVER_LIMIT = range(4)
@@ -304,7 +306,7 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
         Suppression(inference.suppression_distance, inference.suppression_iou),
     )
     candidates = kept[:limit]
-    found = _match(boxes[candidates], peaks.classes[candidates], peaks.owner[candidates], truth, case.classes)
+    matched = _match(boxes[candidates], peaks.classes[candidates], peaks.owner[candidates], truth, case.classes)
     outcome = np.full(len(case), _SAME_CELL)
     # If the cell of a lesion has learned the box of this lesion, the lesion was lost later: by the limit or the
     # suppression.
@@ -313,7 +315,7 @@ def _decode_targets(case: CaseLesions, levels: DetectionLevels, inference: Infer
     beyond = np.zeros(len(boxes), np.bool_)
     beyond[kept[limit:]] = beyond[entering:] = True
     outcome[peaks.owner[own & beyond]] = _OVER_LIMIT
-    outcome[found] = _FOUND
+    outcome[matched] = _FOUND
     return _Fates(outcome, _below_one_cell(truth, cells[level]))
 
 

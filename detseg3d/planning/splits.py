@@ -87,9 +87,9 @@ def load_splits(file: str | Path) -> list[FoldCases]:
                 remedy="add training cases to the fold, or remove the fold",
             )
         for part, cases in (("train", train), ("val", validation)):
-            twice = sorted(case for case, count in Counter(cases).items() if count > 1)
-            if twice:
-                raise DetSeg3DError(f'fold {number} names cases twice in "{part}"', file=file, value=twice[:5])
+            repeated = sorted(case for case, count in Counter(cases).items() if count > 1)
+            if repeated:
+                raise DetSeg3DError(f'fold {number} names cases twice in "{part}"', file=file, value=repeated[:5])
         shared = sorted(set(train) & set(validation))
         if shared and set(train) != set(validation):
             raise DetSeg3DError(
@@ -209,7 +209,7 @@ def make_splits(
     if classes:
         _spread_classes(rounds, groups, classes, folds)
     return [
-        _split(cases, [case for dealt in rounds if fold in dealt for case in groups[dealt[fold]]])
+        _split(cases, [case for assigned in rounds if fold in assigned for case in groups[assigned[fold]]])
         for fold in range(folds)
     ]
 
@@ -229,21 +229,21 @@ def _spread_classes(
     """
     present = {name: frozenset().union(*(classes.get(case, ()) for case in group)) for name, group in groups.items()}
     every = sorted(frozenset().union(*present.values()))
-    has = {name: np.array([label in found for label in every], float) for name, found in present.items()}
+    indicators = {name: np.array([label in labels for label in every], float) for name, labels in present.items()}
     nothing = np.zeros(len(every))
-    weight = 1 / np.maximum(sum(has.values(), nothing), 1)
+    weight = 1 / np.maximum(sum(indicators.values(), nothing), 1)
     counts, sizes = np.zeros((folds, len(every))), [0] * folds
-    for dealt in rounds:
-        for fold, name in dealt.items():
-            counts[fold] += has[name]
+    for assigned in rounds:
+        for fold, name in assigned.items():
+            counts[fold] += indicators[name]
             sizes[fold] += len(groups[name])
     improved = True
     while improved:
         improved = False
-        for dealt in rounds:
+        for assigned in rounds:
             for first, second in combinations(range(folds), 2):
-                own, other = dealt.get(first), dealt.get(second)
-                change = (has[other] if other else nothing) - (has[own] if own else nothing)
+                own, other = assigned.get(first), assigned.get(second)
+                change = (indicators[other] if other else nothing) - (indicators[own] if own else nothing)
                 gain = -2 * float((weight * change) @ (counts[first] - counts[second] + change))
                 more = (len(groups[other]) if other else 0) - (len(groups[own]) if own else 0)
                 # The exchange may also swap the sizes of the two folds, because it does not matter which fold is
@@ -251,9 +251,9 @@ def _spread_classes(
                 if gain < 1e-9 or more not in (0, sizes[second] - sizes[first]):
                     continue
                 for fold, patient in ((first, other), (second, own)):
-                    dealt.pop(fold, None)
+                    assigned.pop(fold, None)
                     if patient:
-                        dealt[fold] = patient
+                        assigned[fold] = patient
                 counts[first] += change
                 counts[second] -= change
                 sizes[first], sizes[second] = sizes[first] + more, sizes[second] - more
@@ -314,19 +314,20 @@ def _with_lesions(
     held_out: Sequence[str], groups: Mapping[str, list[str]], loads: Mapping[str, float]
 ) -> Sequence[str]:
     """Return the held-out cases. If one side would have no lesion, one patient is exchanged first."""
-    sick = {name: any(loads.get(case, 0.0) > 0 for case in group) for name, group in groups.items()}
+    has_lesions = {name: any(loads.get(case, 0.0) > 0 for case in group) for name, group in groups.items()}
     inside = [name for name, group in groups.items() if set(group) <= set(held_out)]
     outside = [name for name in groups if name not in inside]
-    for lacking, other in ((inside, outside), (outside, inside)):
-        if any(sick[name] for name in lacking) or sum(sick[name] for name in other) < 2:
+    for without, other in ((inside, outside), (outside, inside)):
+        if any(has_lesions[name] for name in without) or sum(has_lesions[name] for name in other) < 2:
             continue
         # A patient of medium load moves to the other side, in exchange for a patient with a similar number of cases.
         ranked = sorted(
-            (name for name in other if sick[name]), key=lambda name: sum(loads.get(case, 0.0) for case in groups[name])
+            (name for name in other if has_lesions[name]),
+            key=lambda name: sum(loads.get(case, 0.0) for case in groups[name]),
         )
-        comes = ranked[len(ranked) // 2]
-        leaves = min(lacking, key=lambda name: abs(len(groups[name]) - len(groups[comes])))
-        other[other.index(comes)], lacking[lacking.index(leaves)] = leaves, comes
+        moved_in = ranked[len(ranked) // 2]
+        moved_out = min(without, key=lambda name: abs(len(groups[name]) - len(groups[moved_in])))
+        other[other.index(moved_in)], without[without.index(moved_out)] = moved_out, moved_in
     return [case for name in inside for case in groups[name]]
 
 

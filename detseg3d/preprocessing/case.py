@@ -256,13 +256,13 @@ def _degenerate(
     cut: tuple[slice, ...],
 ) -> tuple[DegenerateChannel, ...]:
     """Return the channels of the normalised crop that carry no information about the body."""
-    found = []
+    channels = []
     for index, channel in enumerate(normalized):
         inside = channel_mask(images[index], mask)
         reason = degeneration(channel, None if inside is None else inside[cut])
         if reason is not None:
-            found.append(DegenerateChannel(index, reason))
-    return tuple(found)
+            channels.append(DegenerateChannel(index, reason))
+    return tuple(channels)
 
 
 def _check_input(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plans) -> None:

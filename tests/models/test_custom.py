@@ -77,10 +77,10 @@ def test_the_example_of_the_documentation_is_a_network_and_a_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_plans: Plans
 ) -> None:
     page = Path(__file__).parents[2] / "docs" / "how_to" / "new_network_or_loss.md"
-    _, _, rest = page.read_text(encoding="utf-8").partition("```python\n# my_network.py\n")
-    (tmp_path / "my_network.py").write_text(rest.partition("```")[0], encoding="utf-8")
+    _, _, rest = page.read_text(encoding="utf-8").partition("cat > my_network.py <<'END'\n")
+    (tmp_path / "my_network.py").write_text(rest.partition("END\n")[0], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    model = CustomCode("my_network:Smoothed", "my_network:squared").build(tiny_plans)
+    model = CustomCode("my_network:Mixed", "my_network:squared").build(tiny_plans)
     losses = train(model, [make_targets((24, 20, 22), [[4, 4, 4, 8, 8, 8]])])
     assert torch.isfinite(losses.total(1.0, 0.25)) and "mixture.weight" in model.state_dict()
 

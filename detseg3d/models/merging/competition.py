@@ -126,8 +126,8 @@ class Competition:
             is_own = self.candidate_of == candidate
             own = self.regions[is_own & self.is_active]
             low, high = own[:, :3].min(axis=0), own[:, 3:].max(axis=0)
-            meets = np.all((self.regions[:, :3] < high) & (self.regions[:, 3:] > low), axis=1)
-            neighbours = np.flatnonzero(meets & ~is_own & self.is_active)
+            overlaps = np.all((self.regions[:, :3] < high) & (self.regions[:, 3:] > low), axis=1)
+            neighbours = np.flatnonzero(overlaps & ~is_own & self.is_active)
             # Without neighbours, no other candidate can have taken its voxels.
             if len(neighbours) == 0 or count[candidate] >= _KEPT_FRACTION * self._own_voxels(candidate):
                 continue

@@ -287,7 +287,7 @@ def _collect(canvas: _Canvas, rule: _MergeRule) -> Merged:
         canvas.probabilities[:, np.append(False, ~kept)[canvas.numbers]] = 0
     is_large = voxels >= inference.minimum_volume_mm3 / rule.voxel_volume - _VOXEL_TOLERANCE
     if (kept & ~is_large).any():
-        # The log names every lesion that is left out.
+        # The log reports the lesions that are left out.
         logger.info("%d lesion(s) smaller than %g mm³ left out", (kept & ~is_large).sum(), inference.minimum_volume_mm3)
     # Best score first; of equal scores the better candidate first.
     order = sorted(np.flatnonzero(kept & is_large).tolist(), key=lambda i: (-score[i], drafts[i].candidate))

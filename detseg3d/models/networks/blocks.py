@@ -29,8 +29,8 @@ CHANNELS_PER_GROUP = 4
 class _ChannelsLastGroupNorm(torch.autograd.Function):
     """Group normalisation with a backward pass that suits channels-last memory on a CPU.
 
-    For bfloat16 channels-last input, the forward and backward pass of PyTorch take 1.1 to 2.3 times as long
-    (benchmarks/group_norm.py). Here the gradient needs two small matrix products over the channels.
+    For bfloat16 channels-last input, the forward and backward pass of PyTorch take 1.1 to 2.3 times as long as this
+    function (benchmarks/group_norm.py). Here the gradient needs two small matrix products over the channels.
     """
 
     @staticmethod

@@ -207,7 +207,7 @@ def _weight_gradient(
         order[0], order[longest] = order[longest], order[0]
         return _triple(order)
 
-    found = conv3d_weight(
+    exchanged_gradient = conv3d_weight(
         exchange(image),
         weight.transpose(2, 2 + longest).shape,
         exchange(gradient),
@@ -216,7 +216,7 @@ def _weight_gradient(
         exchanged(shape.dilation),
         shape.groups,
     )
-    return found.transpose(2, 2 + longest)
+    return exchanged_gradient.transpose(2, 2 + longest)
 
 
 def is_slow_in_float32(image: torch.Tensor, shape: ConvolutionShape) -> bool:

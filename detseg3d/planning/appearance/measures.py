@@ -267,5 +267,5 @@ def _distance(channel: ChannelAppearance, reference: ChannelReference) -> float 
     if reference.normalization.scheme == "none":
         middle = (expected[1:] + expected[:-1]) / 2
         unit = math.sqrt(float(levels @ (middle - levels @ middle) ** 2)) or 1.0
-    apart = np.abs(normalized_quantiles(channel, reference.normalization) - expected)
-    return float(levels @ (apart[1:] + apart[:-1])) / 2 / unit
+    differences = np.abs(normalized_quantiles(channel, reference.normalization) - expected)
+    return float(levels @ (differences[1:] + differences[:-1])) / 2 / unit

@@ -231,18 +231,18 @@ def _layout(values: Array, unit: float = 0.0) -> tuple[float, ...]:
 def _detail(sites: _Sites, padding: float | None, varied: Array, spacing: tuple[float, float, float]) -> PerAxis:
     """Return the finest detail along ``(z, y, x)`` in mm: the ratio of first to second differences in the tissue."""
     center = sites.values()
-    found: list[float | None] = []
+    details: list[float | None] = []
     for axis, length in enumerate(sites.channel.shape):
         if length < 3:
-            found.append(None)
+            details.append(None)
             continue
         before, after = sites.values(_step(axis, -1)), sites.values(_step(axis, 1))
         valid = varied if padding is None else varied & (before != padding) & (after != padding)
         first = float(np.abs(after - before).sum(where=valid, dtype=np.float64))
         second = float(np.abs(before + after - 2 * center).sum(where=valid, dtype=np.float64))
         voxels = min(first / second, length) if second > 0 else length
-        found.append(_rounded(voxels * spacing[axis]) if first > 0 else None)
-    return found[0], found[1], found[2]
+        details.append(_rounded(voxels * spacing[axis]) if first > 0 else None)
+    return details[0], details[1], details[2]
 
 
 def _noise(sites: _Sites, padding: float | None, varied: Array, spacing: tuple[float, float, float]) -> float | None:

@@ -121,7 +121,7 @@ class TrainingAppearance(FrozenModel):
         for scan in scans:
             for key, value in measure_scan(scan, channels, len(scans)).items():
                 values.setdefault(key, []).append(value)
-        measures = tuple(_summarize(key, found) for key, found in values.items())
+        measures = tuple(_summarize(key, observed) for key, observed in values.items())
         return cls(cases=len(scans), channels=tuple(channels), measures=measures)
 
     @classmethod

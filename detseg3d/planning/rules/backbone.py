@@ -249,7 +249,8 @@ def add_full_head(plan: Stage1Plan, spacing: Spacing, extents: AnyFloatArray) ->
     levels = choose_levels(extents, fine.strides, spacing)
     stages, upper = levels.head_stages, levels.upper_sizes
     if stages[0] > 0:
-        # `choose_levels` gave the smallest lesions to a coarser level, because they are few. Here they get a level.
+        # `choose_levels` gave the smallest lesions to a coarser level, because they are few. Here they get their own
+        # level.
         z, y, x = (float(f"{LEVEL_CELLS[1] * length:.6g}") for length in spacing)
         stages, upper = (0, *stages), ((z, y, x), *upper)
     return fine.model_copy(update={"head_stages": stages, "level_max_sizes": upper})

@@ -28,7 +28,7 @@ MIN_CELLS = 4  # No axis is pooled to fewer cells.
 SPARE_VOLUME = 1.1  # A scan with up to 1.1 times the planned voxels is still trained as a whole.
 OUTLIER_VOLUME = 3.0  # A scan with over 3 times the voxels of the 90th percentile is an outlier.
 SCANS_WITH_OUTLIERS = 10  # Smallest number of scans among which outliers are looked for.
-PERCENTILES = (90, 75, 50)  # Tried if the grid of the largest volume is too coarse.
+PERCENTILES = (90, 75, 50)  # Smaller volumes are tried at these percentiles.
 
 
 def choose_fine_spacing(spacings: npt.ArrayLike, shapes: npt.ArrayLike | None = None) -> Spacing:
