@@ -1,4 +1,4 @@
-"""The candidates of one scan with their RoI masks, before any score threshold, from which lesions are merged.
+"""The candidates of one scan with their RoI masks, before any score threshold.
 
 Cross-validation stores the candidates, so that thresholds can be chosen without running the networks again. Two
 candidates do not influence each other if their RoIs neither overlap nor touch. So a search over thresholds merges a

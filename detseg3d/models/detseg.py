@@ -341,7 +341,7 @@ class DetSeg3D(nn.Module):
         mode : {"train", "test"}
         targets : sequence of VolumeTargets, for ``mode="train"``
         random : numpy Generator, for ``mode="train"``
-            Default: seeded with 0.
+            By default a generator with seed 0.
 
         Returns
         -------

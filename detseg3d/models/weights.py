@@ -279,7 +279,7 @@ def check_fit(network: Mapping[str, TensorEntry], stored: Mapping[str, TensorEnt
     network : mapping of str to TensorEntry
         From :func:`network_entries`.
     stored : mapping of str to TensorEntry
-        Of the file.
+        Tensors of the file.
     path : Path
         The file that the message names.
 

@@ -264,11 +264,11 @@ class FingerprintSummary(_Record):
     lesions_per_case : dict of float to float
         Percentiles over the cases.
     spacing, shape, cropped_shape : PercentilesPerAxis
-        Over the cases.
+        Percentiles over the cases.
     volume_mm3, voxels, longest_edge_mm, diameter_mm, nearest_mm : dict of float to float
         Percentiles over the lesions.
     extents_mm : PercentilesPerAxis
-        Over the lesions.
+        Percentiles over the lesions.
     intensity : tuple of ChannelIntensities
         One for each channel. Every case has the same weight.
     """

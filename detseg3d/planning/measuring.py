@@ -49,7 +49,7 @@ class ChannelSamples:
     Attributes
     ----------
     body, lesions : ndarray, shape ``(N,)``
-        At most 10 000 each.
+        At most 10 000 intensities each.
     """
 
     body: Array

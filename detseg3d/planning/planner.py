@@ -232,7 +232,7 @@ def choose_normalization(
     Parameters
     ----------
     intensity : sequence of ChannelIntensities
-        Of each channel over the data set, from the fingerprint's summary.
+        Intensities of each channel over the data set, from the fingerprint's summary.
     channel_names : sequence of str
 
     Returns

@@ -64,7 +64,7 @@ class CaseLesions:
         Centres of the lesions' boxes, from the corner of the cropped volume, and edges of the boxes; ``(z, y, x)`` in
         mm.
     classes : ndarray of int64, shape ``(N,)``
-        From 0.
+        Class index of each lesion, from 0.
     voxels : ndarray of int64, shape ``(N,)``
         Voxels of each lesion on the grid of the scan.
     """

@@ -169,7 +169,7 @@ def preprocess_case(
     Parameters
     ----------
     images : ndarray, shape ``(C, Z, Y, X)``
-        As read. They are not changed.
+        Intensities as they were read. The array is not changed.
     spacing : 3 floats
         ``(z, y, x)`` in mm.
     plans : Plans

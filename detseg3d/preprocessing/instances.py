@@ -30,7 +30,7 @@ def resample_instances(instances: Array, new_shape: Sequence[int]) -> tuple[Arra
     Returns
     -------
     resampled : ndarray, shape ``new_shape``, dtype of ``instances``
-        With the same ids. This is ``instances`` if the shape does not change.
+        Instance map with the same ids. The result is ``instances`` if the shape does not change.
     rescued : list of int
         Ids of the lesions that would have vanished, ascending.
 

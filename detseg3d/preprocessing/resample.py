@@ -98,7 +98,7 @@ def resample_image(image: torch.Tensor, new_shape: Sequence[int], order: int = 1
     Returns
     -------
     Tensor, shape ``(C, *new_shape)``
-        This is ``image`` if the shape does not change.
+        The result is ``image`` if the shape does not change.
 
     Raises
     ------

@@ -81,10 +81,10 @@ def match_proposals(
 def jitter_boxes(boxes: npt.ArrayLike, random: np.random.Generator) -> AnyFloatArray:
     """Move boxes by up to 15 % of their size plus half a voxel along each axis, and scale their sizes by e^±0.2.
 
-    For lesions of up to 15 voxels the centres move about as far as the errors of Stage 1 (0.3 to 0.4 voxels), for
-    larger lesions half as far. Sizes vary a third as much as the sizes of Stage 1 boxes: the standard deviation of
-    their logarithm is 0.12, compared with 0.26 to 0.42 for the best boxes of Stage 1 (Dataset101, docs/research_log).
-    Three times the jitter gave no better masks in 331 steps.
+    For lesions of up to 15 voxels, the centres move about as far as the errors of Stage 1 (0.3 to 0.4 voxels). For
+    larger lesions, the centres move half as far. Sizes vary a third as much as the sizes of Stage 1 boxes: the standard
+    deviation of their logarithm is 0.12, compared with 0.26 to 0.42 for the best boxes of Stage 1 (Dataset101,
+    docs/research_log). Three times the jitter gave no better masks in 331 steps.
 
     Parameters
     ----------

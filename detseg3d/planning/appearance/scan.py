@@ -120,7 +120,7 @@ def measure_appearance(
     Parameters
     ----------
     images : ndarray, shape ``(C, Z, Y, X)``
-        As read. All voxels must be finite.
+        Intensities as they were read. All voxels must be finite.
     geometry : Geometry
         Only its spacing and its direction are used.
     box : 6 ints, optional
