@@ -161,7 +161,8 @@ def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
             remove_files(path)
 
 
-_LESION_COLUMNS = ("id", "class", "score", "volume_mm3", "diameter_mm", "voxels")
+_SHAPE_COLUMNS = ("long_axis_mm", "short_axis_mm", "surface_mm2", "sphericity")
+_LESION_COLUMNS = ("id", "class", "score", "volume_mm3", "diameter_mm", "voxels", *_SHAPE_COLUMNS)
 _BOX_COLUMNS = tuple(f"{corner}{end}" for end in (0, 1) for corner in "zyx")
 _CENTER_COLUMNS = ("center_x_mm", "center_y_mm", "center_z_mm")
 _CASE_COLUMNS = ("case", "lesions", "best_score", "volume_mm3", "limit_reached", "unlike_training", "reasons")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from detseg3d.core.arrays import Box
 from detseg3d.core.geometry import Geometry
+from detseg3d.evaluation.definitions.shape import LesionShape, lesion_shapes
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Merged
 from detseg3d.planning.appearance.comparison import Similarity
@@ -85,12 +86,15 @@ class PredictedLesion(_Placed):
     volume_mm3 : float
     diameter_mm : float
         Diameter of a sphere of this volume.
+    shape : LesionShape
+        Long and short axis, surface and sphericity.
     """
 
     id: int
     voxels: int
     volume_mm3: float
     diameter_mm: float
+    shape: LesionShape
 
     def __repr__(self) -> str:
         return f"PredictedLesion(id={self.id}, {self.class_name}, score={self.score:.3f}, {self.volume_mm3:.4g} mm³)"
@@ -98,7 +102,7 @@ class PredictedLesion(_Placed):
     def to_json(self) -> dict[str, Any]:
         """Return a dict of plain numbers and strings."""
         sizes = {"voxels": self.voxels, "volume_mm3": self.volume_mm3, "diameter_mm": self.diameter_mm}
-        return {"id": self.id, **super().to_json(), **sizes}
+        return {"id": self.id, **super().to_json(), **sizes, **self.shape.to_json()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -219,7 +223,9 @@ def describe_case(
     Prediction
     """
     lesions = []
-    for lesion in merged.lesions:
+    ids = np.array([lesion.id for lesion in merged.lesions], np.int64)
+    shapes = lesion_shapes(merged.instances, ids, geometry.spacing)
+    for lesion, lesion_shape in zip(merged.lesions, shapes, strict=True):
         volume = lesion.voxels * geometry.voxel_volume
         lesions.append(
             PredictedLesion(
@@ -233,6 +239,7 @@ def describe_case(
                 voxels=lesion.voxels,
                 volume_mm3=volume,
                 diameter_mm=(6 * volume / math.pi) ** (1 / 3),
+                shape=lesion_shape,
             )
         )
     accepted = {index: lesion.id for lesion in merged.lesions for index in (lesion.candidate, *lesion.joined)}

@@ -141,8 +141,9 @@ def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
     limit = {"candidate_limit", "limit_reached"}
     assert set(record) == {"case_id", "spacing", "shape", "axes", "similarity", "lesions", "candidates"} | limit
     place = {"box", "box_world", "center", "center_world"}
+    shape = {"long_axis_mm", "short_axis_mm", "surface_mm2", "sphericity"}
     common = {"class", "label", "score", "detection_score", "roi_score"} | place
-    assert set(record["lesions"][0]) == common | {"id", "voxels", "volume_mm3", "diameter_mm"}
+    assert set(record["lesions"][0]) == common | shape | {"id", "voxels", "volume_mm3", "diameter_mm"}
     assert set(record["candidates"][0]) == common | {"lesion"}
 
 

@@ -16,6 +16,7 @@ import SimpleITK
 
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import read_image
+from detseg3d.evaluation.definitions.shape import lesion_shapes
 from detseg3d.inference.prediction_files import clear_cases, is_exported, write_case, write_tables
 from detseg3d.inference.result import Prediction, describe_case
 from detseg3d.models.merging.decode import Detections
@@ -263,8 +264,8 @@ def test_a_folder_without_lesions_has_a_table_with_a_head(tmp_path: Path) -> Non
     tmp_path.joinpath("rois").mkdir()
     write_tables(tmp_path)
     assert (tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines() == [
-        "case,id,class,score,volume_mm3,diameter_mm,voxels,z0,y0,x0,z1,y1,x1,center_x_mm,center_y_mm,center_z_mm,"
-        "unlike_training"
+        "case,id,class,score,volume_mm3,diameter_mm,voxels,long_axis_mm,short_axis_mm,surface_mm2,sphericity,"
+        "z0,y0,x0,z1,y1,x1,center_x_mm,center_y_mm,center_z_mm,unlike_training"
     ]
 
 
@@ -327,3 +328,10 @@ def test_a_prediction_is_json(prediction: Prediction) -> None:
     record = json.loads(json.dumps(prediction.to_json(), allow_nan=False))
     assert record["lesions"][0]["class"] == prediction.lesions[0].class_name
     assert len(record["candidates"]) == len(prediction.candidates)
+
+
+def test_a_lesion_has_the_shape_of_its_mask(prediction: Prediction) -> None:
+    [expected] = lesion_shapes(prediction.instances == 1, np.array([1]), prediction.geometry.spacing)
+    assert prediction.lesions[0].shape == expected
+    record = prediction.lesions[0].to_json()
+    assert record["long_axis_mm"] == expected.long_axis_mm and record["sphericity"] == expected.sphericity
