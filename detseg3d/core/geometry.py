@@ -274,36 +274,36 @@ class Geometry:
         >>> Geometry((4, 4, 4)).difference(Geometry((4, 4, 4), spacing=(1.0, 1.0, 2.0)))
         ['spacing (z, y, x) 1 1 1 against 1 1 2 mm']
         """
-        found = []
+        differences = []
         if self.shape != other.shape:
-            found.append(f"size (z, y, x) {_numbers(self.shape)} against {_numbers(other.shape)} voxels")
+            differences.append(f"size (z, y, x) {_numbers(self.shape)} against {_numbers(other.shape)} voxels")
         spacing = np.asarray(self.spacing)
         if np.any(np.abs(spacing - other.spacing) > tolerance * spacing):
-            found.append(f"spacing (z, y, x) {_numbers(self.spacing)} against {_numbers(other.spacing)} mm")
+            differences.append(f"spacing (z, y, x) {_numbers(self.spacing)} against {_numbers(other.spacing)} mm")
         if not _close(self.origin, other.origin, _ORIGIN_FACTOR * tolerance * float(spacing.min())):
-            found.append(f"origin (x, y, z) {_numbers(self.origin)} against {_numbers(other.origin)} mm")
+            differences.append(f"origin (x, y, z) {_numbers(self.origin)} against {_numbers(other.origin)} mm")
         if not _close(self.direction, other.direction, _DIRECTION_FACTOR * tolerance):
-            found.append(f"direction {_numbers(self.direction)} against {_numbers(other.direction)}")
-        if (self.affine is not None or other.affine is not None) and not found:
+            differences.append(f"direction {_numbers(self.direction)} against {_numbers(other.direction)}")
+        if (self.affine is not None or other.affine is not None) and not differences:
             mine, theirs = self.index_to_world()[0], other.index_to_world()[0]
             if not _close(mine, theirs, _DIRECTION_FACTOR * tolerance * float(spacing.min())):
-                found.append(f"shear: affine {_numbers(mine.ravel())} against {_numbers(theirs.ravel())}")
-        if not found:
-            return found
+                differences.append(f"shear: affine {_numbers(mine.ravel())} against {_numbers(theirs.ravel())}")
+        if not differences:
+            return differences
         axes = [
             StoredOrder.of_direction(geometry.direction, geometry.shape).axes
             for geometry in (self.as_stored(), other.as_stored())
         ]
         if axes[0] != axes[1]:
-            found[-1] += f" (the axes z y x are stored towards {' '.join(axes[0])} against {' '.join(axes[1])})"
+            differences[-1] += f" (the axes z y x are stored towards {' '.join(axes[0])} against {' '.join(axes[1])})"
         caveats = [
             f"of the {which} file: {geometry.caveat}"
             for which, geometry in (("first", self), ("second", other))
             if geometry.caveat
         ]
         if caveats:
-            found[-1] += f" ({'; '.join(caveats)})"
-        return found
+            differences[-1] += f" ({'; '.join(caveats)})"
+        return differences
 
 
 def _points(points: npt.ArrayLike) -> FloatArray:

@@ -174,8 +174,10 @@ class CaseStore:
             If the shapes do not fit, or if the image has NaN or infinite values.
         """
         if image.ndim != 4 or (instances is not None and instances.shape != image.shape[1:]):
-            found = None if instances is None else instances.shape
-            raise ValueError(f"image must be (C, Z, Y, X) and instances (Z, Y, X), found {image.shape} and {found}")
+            instances_shape = None if instances is None else instances.shape
+            raise ValueError(
+                f"image must be (C, Z, Y, X) and instances (Z, Y, X), found {image.shape} and {instances_shape}"
+            )
         if not np.isfinite(image).all():
             raise ValueError(f"the preprocessed image of {case_id} has NaN or infinite values")
         values = np.ascontiguousarray(np.clip(image, -LARGEST_VALUE, LARGEST_VALUE).astype(np.float16))

@@ -102,7 +102,7 @@ class InstanceClasses:
         file = self.source_of(label)
         case = normal_name(case_id or strip_ending(label))
         entries = _read_json(file) if self.table is None else self.table.get(case, ())
-        found: dict[int, int] = {}
+        classes: dict[int, int] = {}
         wrong: list[str] = []
         for entry in entries:
             number, index = _whole(entry.instance), self._index(entry.label)
@@ -110,10 +110,10 @@ class InstanceClasses:
                 wrong.append(f"instance {entry.instance!r} is not a whole number from 1")
             elif index is None:
                 wrong.append(f"instance {number} has the unknown class {entry.label!r}")
-            elif number in found:
+            elif number in classes:
                 wrong.append(f"instance {number} is listed twice")
             else:
-                found[number] = index
+                classes[number] = index
         if wrong:
             raise DetSeg3DError(
                 "the classes of the instance map cannot be used",
@@ -122,7 +122,7 @@ class InstanceClasses:
                 expected=self._expected(),
                 remedy='correct these entries; "instance_classes_from" in dataset.json counts from 0 or 1',
             )
-        return found
+        return classes
 
     def _index(self, label: object) -> int | None:
         if isinstance(label, str) and label.strip() in self.names:

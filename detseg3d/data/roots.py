@@ -122,9 +122,9 @@ def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
         If no folder or several folders fit; the message lists the folders.
     """
     wanted = str(identifier).strip().rstrip("/")
-    found = find_datasets(root)
+    datasets = find_datasets(root)
     fitting = []
-    for folder in found:
+    for folder in datasets:
         match = _DATASET.fullmatch(folder.name)
         assert match is not None
         number, name = match.groups()
@@ -144,7 +144,7 @@ def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
             f"--output_dir {root} --dataset_name Dataset{int(number):03d}_{name}, with --channel_names for the entry "
             '"modality" of its dataset.json and --labels for its "labels"',
         )
-    listing = ", ".join(folder.name for folder in (fitting or found)) or "no folder named DatasetXXX_Name"
+    listing = ", ".join(folder.name for folder in (fitting or datasets)) or "no folder named DatasetXXX_Name"
     raise DetSeg3DError(
         f"{'several data sets fit' if fitting else 'there is no data set'} {wanted!r}; found: {listing}",
         file=root,

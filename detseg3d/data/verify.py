@@ -196,19 +196,19 @@ def _verify_case(case: RawCase, rules: _Rules) -> _CheckedCase:
 
 def _content_problems(case: RawCase, path: Path, array: npt.NDArray[Any], schemes: tuple[Scheme, ...]) -> list[Problem]:
     """Return the reasons why a channel carries no information; ``schemes`` is empty for a superfluous channel."""
-    found = []
+    problems = []
     for scheme in schemes:
         largest = max(float(array.max()), -float(array.min()))
         if scheme == "none" and largest > LARGEST_VALUE:
             excess = f"{largest:g} is too large to be stored; a channel named noNorm is not normalised"
-            found.append(Problem(case.case_id, path, f"{excess}: at most {LARGEST_VALUE:g}"))
+            problems.append(Problem(case.case_id, path, f"{excess}: at most {LARGEST_VALUE:g}"))
             continue
         reason = degeneration_of_scan(array, scheme)
         if reason is not None:
-            found.append(
+            problems.append(
                 Problem(case.case_id, path, f"carries no information after normalisation: {reason}", stops=False)
             )
-    return found
+    return problems
 
 
 def _label_problems(

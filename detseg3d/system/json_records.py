@@ -58,7 +58,7 @@ class JsonRecord:
 
     @classmethod
     def from_json(cls: type[Record], data: Mapping[str, Any]) -> Record:
-        """Return the record that :meth:`to_json` described.
+        """Return the record with the fields of a JSON object.
 
         Parameters
         ----------

@@ -200,14 +200,14 @@ def _try_lock(descriptor: int, holder: Holder, shared: bool) -> bool:
 def _holders(descriptor: int) -> list[Holder]:
     """Read the list of holders, without processes of this machine that have ended."""
     os.lseek(descriptor, 0, os.SEEK_SET)
-    found = []
+    holders = []
     for line in os.read(descriptor, _MAX_BYTES).splitlines():
         with suppress(ValueError, TypeError, RecursionError):
             data: Any = json.loads(line)
             holder = Holder(**data)
             if not is_process_gone(holder.writer, holder.process):
-                found.append(holder)
-    return found
+                holders.append(holder)
+    return holders
 
 
 if sys.platform == "win32":

@@ -46,7 +46,7 @@ Value = TypeVar("Value")
 _Outcome = tuple[Any, Exception | None, str]
 """Value, error and traceback of a case."""
 
-_SIGKILL: Final = getattr(signal, "SIGKILL", 9)  # Windows does not define it and never reports it
+_SIGKILL: Final = getattr(signal, "SIGKILL", 9)  # Windows neither defines nor reports SIGKILL
 _SECONDS_BETWEEN_CHECKS: Final = 1.0
 
 
@@ -382,7 +382,10 @@ def _portable(error: BaseException) -> Exception:
 
 
 def _limit_threads(threads: int) -> None:
-    """Limit the threads of this worker. More threads than cores in all workers together would slow all workers down."""
+    """Limit the threads of this worker.
+
+    If all workers together had more threads than the machine has cores, all workers would become slower.
+    """
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
     for name in (*names, "NUMEXPR_NUM_THREADS"):
         os.environ.setdefault(name, str(threads))

@@ -123,7 +123,7 @@ def test_intersection_and_iou_count_common_voxels(first: np.ndarray, second: np.
 
 @pytest.mark.parametrize(("side", "expected"), [(3, 0.174), (5, 0.344), (8, 0.504)])
 def test_iou_of_a_cube_shifted_by_one_voxel_on_all_axes(side: int, expected: float) -> None:
-    # Known values; boxes that run from the first to one past the last voxel *plus one* would give .27 for side 3.
+    # Values by hand. If the boxes were one voxel too large, the result for side 3 would be 0.27.
     iou = bx.iou_matrix([[0, 0, 0, side, side, side]], [[1, 1, 1, side + 1, side + 1, side + 1]])
     assert iou[0, 0] == pytest.approx(expected, abs=5e-4)
 

@@ -235,8 +235,8 @@ except DetSeg3DError:
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have one encoding of names")
 def test_an_ascii_locale_accepts_the_names_on_disk_and_no_others() -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run([sys.executable, "-c", IN_ASCII], env=environment, capture_output=True, check=False)
-    assert done.stdout.decode("ascii").split() == ["ascii", "refused"], done.stderr.decode("utf-8", "replace")
+    completed = subprocess.run([sys.executable, "-c", IN_ASCII], env=environment, capture_output=True, check=False)
+    assert completed.stdout.decode("ascii").split() == ["ascii", "refused"], completed.stderr.decode("utf-8", "replace")
 
 
 def test_letters_are_not_control_characters_in_a_latin_1_locale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +265,7 @@ def test_letters_are_not_control_characters_in_a_latin_1_locale(monkeypatch: pyt
 )
 def test_variables_of_threads_that_numexpr_does_not_understand_are_harmless(variables: dict[str, str]) -> None:
     kept = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", "import detseg3d.data.case_store"],
         env={**kept, **variables},
         capture_output=True,
@@ -273,4 +273,4 @@ def test_variables_of_threads_that_numexpr_does_not_understand_are_harmless(vari
         errors="replace",
         check=False,
     )
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert completed.returncode == 0 and "Traceback" not in completed.stderr, completed.stderr

@@ -105,8 +105,8 @@ def test_an_export_that_fails_leaves_the_earlier_file(
 
 
 def test_a_model_exported_again_after_its_installation_is_the_same_file(model_file: Path, tmp_path: Path) -> None:
-    done = install_model(model_file, tmp_path / "results")
-    export_model(done.folder, tmp_path / "again.safetensors")
+    installation = install_model(model_file, tmp_path / "results")
+    export_model(installation.folder, tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == model_file.read_bytes()
 
 
@@ -184,24 +184,28 @@ def test_a_file_of_another_ending_is_refused(whole_model: Path, tmp_path: Path) 
 
 
 def test_the_installed_model_is_the_exported_one(whole_model: Path, model_file: Path, tmp_path: Path) -> None:
-    done = install_model(model_file, tmp_path / "new" / "results")
-    assert (done.folder, done.folds, done.kept) == (tmp_path / "new" / "results" / NAME, ("0", "1"), None)
-    installed = everything(done.folder)
+    installation = install_model(model_file, tmp_path / "new" / "results")
+    assert (installation.folder, installation.folds, installation.kept) == (
+        tmp_path / "new" / "results" / NAME,
+        ("0", "1"),
+        None,
+    )
+    installed = everything(installation.folder)
     for name in (WEIGHTS, "fold_0/plans.json", "fold_0/appearance.json", "fold_1/plans.json", "operating_point.json"):
         assert installed[name] == (whole_model / name).read_bytes()
-    assert find_datasets(tmp_path / "new" / "results") == [done.folder]
+    assert find_datasets(tmp_path / "new" / "results") == [installation.folder]
 
 
 def test_the_installed_model_predicts_like_the_exported_one(
     whole_model: Path, model_file: Path, tmp_path: Path
 ) -> None:
-    done = install_model(model_file, tmp_path)
+    installation = install_model(model_file, tmp_path)
     image = make_scan(101)[0]
     first, second = (
         Predictor.from_model_folder(folder, options=LoadOptions(device="cpu")).predict_array(
             image, (1.0, 1.0, 1.0), keep_probabilities=True
         )
-        for folder in (whole_model, done.folder)
+        for folder in (whole_model, installation.folder)
     )
     assert first.probabilities is not None and second.probabilities is not None and first.lesions
     np.testing.assert_array_equal(first.instances, second.instances)
@@ -222,7 +226,7 @@ def test_the_other_name_must_be_the_name_of_a_data_set(model_file: Path, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-# Content that is right in form, and not a complete model: each is refused, and nothing is installed.
+# Files in the right format that do not hold a complete model. Each file is refused, and nothing is installed.
 
 
 def put(name: str, text: str) -> Callable[[ModelContent], object]:

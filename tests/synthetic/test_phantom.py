@@ -122,7 +122,7 @@ def test_a_case_takes_little_time() -> None:
 
     start = time.process_time()
     simulate_case()
-    assert time.process_time() - start < 3  # about 0.3 s; generous, since test machines are shared
+    assert time.process_time() - start < 3  # usually 0.3 s; test machines are shared
 
 
 def test_a_tiny_volume_is_refused() -> None:

@@ -149,7 +149,7 @@ def test_the_instructions_that_onednn_uses_decide_whether_bfloat16_is_fast(
 ) -> None:
     answer, half, single = asked_in_a_process(ONEDNN_MAX_CPU_ISA=instructions, ATEN_CPU_CAPABILITY=capability)
     assert answer == (native and HAS_BFLOAT16)
-    # Emulation without AVX-512 takes about 100 times as long as float32; the instructions take at most as long.
+    # Emulation without AVX-512 takes about 100 times as long as float32. The instructions take no longer than float32.
     assert half < 5 * single if answer else half > 5 * single or instructions != "AVX2"
 
 

@@ -54,7 +54,7 @@ def test_a_lock_that_another_process_holds_is_refused_with_its_holder(tmp_path: 
         assert caught.value.file == file.parent
         who = str(caught.value.value)
         assert f"process {process.pid} on {os.uname().nodename}, testing since 20" in who
-    take(file, ours)  # its process is dead
+    take(file, ours)  # its process has ended
     assert list(file.parent.iterdir()) == []
 
 

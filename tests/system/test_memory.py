@@ -114,8 +114,8 @@ print(before - resident())
 
 @pytest.mark.skipif(_trim_function() is None, reason="another C library than GNU's")
 def test_memory_that_was_freed_between_blocks_that_are_held_is_given_back() -> None:
-    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, check=True, text=True)
-    assert float(done.stdout) > 100  # of 200 MB; 4 MB are held
+    completed = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, check=True, text=True)
+    assert float(completed.stdout) > 100  # of the 200 MB, 4 MB are still in use
 
 
 def test_without_malloc_trim_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

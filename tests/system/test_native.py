@@ -20,7 +20,7 @@ from detseg3d.system.native import escape_name, native_path, unescape_name
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names are text on other systems")
 
-# Names as bytes: Latin-1, Shift JIS, a part of an UTF-8 letter, and any byte at all.
+# Names as bytes: Latin-1, Shift JIS, a part of a UTF-8 letter, and arbitrary bytes.
 NAMES = [b"m\xfcller", b"\x83\x51\x83\x6b", b"half \xc3", b"\xff\xfe\x80"]
 
 

@@ -16,7 +16,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.run import Run
 from detseg3d.system.workers import CaseResult, describe_failures, run_cases
 
-# Functions for worker processes live at module level: spawned workers import them.
+# Functions for worker processes are defined at module level, because spawned workers import them.
 
 
 def square(number: int) -> int:

@@ -119,15 +119,15 @@ class Stream:
 
     def fill(self, target: memoryview) -> int:
         """Fill ``target`` with the next bytes and return their number."""
-        done = 0
+        filled = 0
         if self.encoding == "raw":
-            while done < len(target) and (count := self.source.readinto(target[done:])):
-                done += count
-            return done
-        while done < len(target) and (piece := self._next(len(target) - done)):
-            target[done : done + len(piece)] = piece
-            done += len(piece)
-        return done
+            while filled < len(target) and (count := self.source.readinto(target[filled:])):
+                filled += count
+            return filled
+        while filled < len(target) and (piece := self._next(len(target) - filled)):
+            target[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return filled
 
     def position(self) -> int:
         """Return the position in the file after the bytes unpacked so far; exact at the end of a member."""

@@ -331,10 +331,10 @@ def _alternative(
     With ``equal``, all existing fields must state the same numbers.
     """
     texts = [(name, fields[name]) for name in names if name in fields]
-    found = [parse_numbers(path, name, text, count) for name, text in texts]
-    if equal and len(set(found)) > 1:
+    alternatives = [parse_numbers(path, name, text, count) for name, text in texts]
+    if equal and len(set(alternatives)) > 1:
         raise damaged(path, f"{' and '.join(name for name, _ in texts)} contradict each other", [t for _, t in texts])
-    return (found[0], texts[0][1]) if found else (parse_numbers(path, names[0], default, count), default)
+    return (alternatives[0], texts[0][1]) if alternatives else (parse_numbers(path, names[0], default, count), default)
 
 
 def write_metaimage(array: Array, geometry: Geometry, path: Path) -> None:

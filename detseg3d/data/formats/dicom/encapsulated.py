@@ -247,26 +247,26 @@ def _add_defaults(dataset: Dataset) -> None:
 def _checked_frames(header: DicomHeader, dataset: Dataset) -> list[bytes]:
     """Return the compressed frames; check their number, the size stated in them, and the end mark of their codec."""
     count = header.frame_count
-    found = list(generate_frames(dataset.PixelData, number_of_frames=count))
-    if len(found) != count:
-        raise damaged(header.path, f"it has {len(found)} compressed frames, the header states {count}")
+    frames = list(generate_frames(dataset.PixelData, number_of_frames=count))
+    if len(frames) != count:
+        raise damaged(header.path, f"it has {len(frames)} compressed frames, the header states {count}")
     syntax = header.transfer_syntax
     jpeg_like = syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes)
     jpeg_2000 = syntax in (*JPEG2000TransferSyntaxes, *_HTJ2K)
     if not (jpeg_like or jpeg_2000):
-        return found
+        return frames
     size = (header.count("Rows", 0), header.count("Columns", 0))
-    for number, frame in enumerate(found, start=1):
+    for number, frame in enumerate(frames, start=1):
         if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9") and b"\xff\xd9" not in frame[-16:]:
             raise damaged(header.path, f"compressed frame {number} is cut off")
         stated = _jpeg_2000_size(frame) if jpeg_2000 else _jpeg_size(frame)
         if stated is not None and stated != size:
             raise damaged(header.path, f"compressed frame {number} has the size {stated}, the header states {size}")
-    return found
+    return frames
 
 
 def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
-    """Return rows and columns of the frame header of JPEG or JPEG-LS; ``None`` if it is not found."""
+    """Return rows and columns of the frame header of JPEG or JPEG-LS; ``None`` if the header is missing."""
     position = 2
     while position + 9 <= len(frame) and frame[position] == 0xFF:
         marker = frame[position + 1]
@@ -282,7 +282,7 @@ def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_2000_size(frame: bytes) -> tuple[int, int] | None:
-    """Return rows and columns of the SIZ marker of a JPEG 2000 codestream; ``None`` if it is not found."""
+    """Return rows and columns of the SIZ marker of a JPEG 2000 codestream; ``None`` if the marker is missing."""
     start = frame.find(b"\xff\x4f\xff\x51")
     if start < 0 or len(frame) < start + 24:
         return None

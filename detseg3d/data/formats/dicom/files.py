@@ -116,7 +116,7 @@ def find_dicom_files(folder: Path) -> DicomFiles:
         If a file looks like a slice but is not a DICOM object, if an entry is not a regular file (a pipe, a device), or
         if the folder holds more than :data:`MAX_FILES` files.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     doubtful: list[Path] = []
     endings: dict[Path, set[str]] = {}
     other_count = 0
@@ -129,14 +129,14 @@ def find_dicom_files(folder: Path) -> DicomFiles:
             continue
         check_regular_file(path)
         if _is_readable_dicom(path):
-            found.append(path)
+            paths.append(path)
             endings.setdefault(path.parent, set()).add(_ending(path))
         else:
             doubtful.append(path)
     for path in doubtful:
         if _ending(path) in DICOM_ENDINGS or _ending(path) in endings.get(path.parent, ()):
             raise _not_dicom(path)
-    return DicomFiles(tuple(found), other_count + len(doubtful))
+    return DicomFiles(tuple(paths), other_count + len(doubtful))
 
 
 def _is_readable_dicom(path: Path) -> bool:

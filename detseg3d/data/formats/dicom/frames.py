@@ -292,18 +292,18 @@ def _real_world(groups: _Groups) -> Scaling | None:
     for source in (groups.own, groups.shared, header.dataset):
         if source is not None and not items:
             items = header.items("RealWorldValueMappingSequence", source)
-    found = set()
+    scalings = set()
     for item in items:
         slope = header.number("RealWorldValueSlope", item)
         intercept = header.number("RealWorldValueIntercept", item)
         if slope is None or intercept is None:
             return None
-        found.add((slope, intercept))
-    if not found:
+        scalings.add((slope, intercept))
+    if not scalings:
         return Scaling()
-    if len(found) > 1:
+    if len(scalings) > 1:
         return None  # the image holds several quantities
-    slope, intercept = found.pop()
+    slope, intercept = scalings.pop()
     return _checked(header, Scaling(slope, intercept, "RealWorldValueSlope"))
 
 
