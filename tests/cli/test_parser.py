@@ -87,8 +87,8 @@ def test_every_flag_of_nnunet_is_accepted_or_explained(command: str, capsys: pyt
 @pytest.mark.parametrize("word", ["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"])
 @pytest.mark.parametrize("line", ["101 {} 0", "{} 101 0", "-d 101 {} 0 --val", "--epochs 3 101 {} 0 --c"])
 def test_a_configuration_of_nnunet_is_explained(word: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refusal(parser_of("train"), line.format(word).split(), capsys)
-    assert f"nnU-Net's {word} has no counterpart" in said
+    message = refusal(parser_of("train"), line.format(word).split(), capsys)
+    assert f"{word} of nnU-Net has no counterpart" in message
 
 
 def test_a_folder_may_have_the_name_of_a_configuration() -> None:

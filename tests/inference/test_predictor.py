@@ -208,8 +208,9 @@ def test_missing_folds_are_named(tiny_model: Path) -> None:
 
 
 def test_a_folder_without_folds_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DetSeg3DError, match=r"(?s)there is no trained fold in this folder.*check -m / -d"):
+    with pytest.raises(DetSeg3DError) as caught:
         Predictor.from_model_folder(tmp_path, options=LoadOptions(device="cpu"))
+    assert caught.value.file == tmp_path and caught.value.remedy is not None
 
 
 def test_a_fold_without_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -205,7 +205,7 @@ def test_a_scan_threshold_is_a_warning(tmp_path: Path, tiny_plans: Plans, caplog
     assert choice.thresholds.scan_threshold > 0.0
     assert choice.metrics.chosen_on_the_same_scans.dice == 1.0
     assert choice.scans == ScanCounts(with_lesions=12, missed=0, without_lesions=4, clean=4)
-    assert "4 of 4 scans without lesions, and 0 of 12 scans with lesions" in caplog.text
+    assert "4 of 4 scans without true lesions, and to 0 of 12 scans with true lesions" in caplog.text
 
 
 # -- What may be otherwise ---------------------------------------------------------------------------------------------
