@@ -75,7 +75,7 @@ def test_a_second_experiment_does_not_replace_the_first(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.main(arguments) == 1
-    assert "the output folder holds an experiment already" in capsys.readouterr().err
+    assert "the output folder contains an experiment already" in capsys.readouterr().err
 
 
 def test_an_experiment_is_continued(arguments: list[str], output: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,7 +100,7 @@ def test_some_cases_must_be_held_out_and_some_not(
 ) -> None:
     words = ["--image_dir", str(data / "imagesTr"), "--label_dir", str(data / "labelsTr"), "--output_dir"]
     assert run.main([*words, str(tmp_path / "out"), "--val_split", share]) == 1
-    assert "a share of the cases must be held out" in capsys.readouterr().err
+    assert "a fraction of the cases must be held out" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -14,6 +14,8 @@ from detseg3d.cli.arguments import create_parser
 from detseg3d.cli.running import CommandResult, evaluation_exit_code, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.case_files import CaseProblem
+from tests.evaluations import result_of
 
 
 @pytest.fixture
@@ -30,14 +32,13 @@ def test_the_exit_code_of_the_function_is_kept(parser: argparse.ArgumentParser) 
 
 
 def test_cases_that_could_not_be_evaluated_are_named_once(caplog: pytest.LogCaptureFixture) -> None:
-    problems = [{"case": case, "problem": "unreadable"} for case in ("b", "a", "b")]
-    assert evaluation_exit_code({"problems": problems}) == 1
+    problems = tuple(CaseProblem(case, "unreadable") for case in ("b", "a", "b"))
+    assert evaluation_exit_code(result_of([], problems=problems)) == 1
     assert "2 validation case(s) could not be evaluated, see above: a, b" in caplog.text
 
 
-@pytest.mark.parametrize("result", [{}, {"problems": []}])
-def test_an_evaluation_without_problems_is_a_success(result: dict[str, list[dict[str, str]]]) -> None:
-    assert evaluation_exit_code(result) == 0
+def test_an_evaluation_without_problems_is_a_success() -> None:
+    assert evaluation_exit_code(None) == evaluation_exit_code(result_of([])) == 0
 
 
 def test_a_package_error_is_printed_without_traceback(

@@ -130,11 +130,11 @@ def test_truth_and_prediction_may_be_stored_in_different_orders(untrained: Predi
     for number, index in enumerate((0, 21, 47)):  # not the orders of the predictions
         save(tmp_path / f"truth/c{number}.nii", (expected > 0).astype(np.uint8), "oblique", *ORDERS[index])
     result = evaluate_pair(tmp_path / "truth", tmp_path / "out", run=Run(show_progress=False))
-    assert result.problems == []
-    assert [case["dice"] for case in result.cases] == [1.0, 1.0, 1.0]
-    for lesion in (entry for entry in result.lesions if entry["kind"] == "truth"):
-        truth = np.asarray(nibabel.load(tmp_path / f"truth/{lesion['case_id']}.nii").dataobj).transpose(2, 1, 0)
-        assert all(0 <= place <= size for place, size in zip(lesion["center"], truth.shape, strict=True))
+    assert result.problems == ()
+    assert [case.dice for case in result.cases] == [1.0, 1.0, 1.0]
+    for lesion in (entry for entry in result.lesions if entry.kind == "truth"):
+        truth = np.asarray(nibabel.load(tmp_path / f"truth/{lesion.case_id}.nii").dataobj).transpose(2, 1, 0)
+        assert all(0 <= place <= size for place, size in zip(lesion.center, truth.shape, strict=True))
 
 
 def test_the_table_of_lesions_counts_the_voxels_of_the_masks(untrained: Predictor, tmp_path: Path) -> None:
