@@ -55,7 +55,7 @@ LOADED = (
 )
 RESUMED = ("resuming at epoch", "preprocessed already", "there already")
 # Times and pictures of times differ between any two runs.
-NOT_COMPARED = ("checkpoint_latest.pt", "progress.png")
+NOT_COMPARED = ("checkpoint_latest.pt", "progress.png", "run.json", "run.log")
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _tiny_network() -> Iterator[None]:
     """Plans as the planner makes them, with a tiny network."""
     import detseg3d.pipeline.prepare as module
@@ -101,7 +101,7 @@ def _tiny_network() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def first_run(_tiny_network: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which the page of the first run was run, with two folders of scans and labels beside."""
     folder = tmp_path_factory.mktemp("first_run")
