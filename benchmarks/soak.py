@@ -53,7 +53,7 @@ LOADED = (
     "detseg3d.pipeline.consolidation_report",
     "torch._dynamo",
 )
-RESUMED = ("resuming at epoch", "preprocessed already", "there already")
+RESUMED = ("resuming at epoch", "preprocessed already", "complete already")
 # Times and pictures of times differ between any two runs.
 NOT_COMPARED = ("checkpoint_latest.pt", "progress.png", "run.json", "run.log")
 
