@@ -186,7 +186,7 @@ VARIANTS: dict[str, Variant] = {
     "batch 1": _training("batch size", batch_size=1),
     "batch 2": _training("batch size", batch_size=2),
     "batch 4": _training("batch size", batch_size=4),
-    "rate 1e-3, kernels 1e-2": _training("rate of what AdamW trains", learning_rate=1e-3, muon_lr_factor=10.0),
+    "rate 1e-3, kernels 1e-2": _training("learning rate of AdamW", learning_rate=1e-3, muon_lr_factor=10.0),
     "half the rate": _training("learning rate", learning_rate=2e-3),
     "twice the rate": _training("learning rate", learning_rate=8e-3),
     "kernel rate 1": _training("rate of the kernels, the others 1e-3", learning_rate=1e-3, muon_lr_factor=1.0),

@@ -109,5 +109,5 @@ def pool_counts(counts: Sequence[CaseCounts]) -> PooledMetrics:
 
 
 def _rate(part: int, whole: int, other: int) -> float:
-    """Return ``part / whole``; without a denominator, 1 if there are no lesions on the ``other`` side and 0 else."""
+    """Return ``part / whole``. If ``whole`` is 0, return 1 if ``other`` is 0 as well, and 0 otherwise."""
     return part / whole if whole else float(not other)

@@ -131,6 +131,7 @@ def test_a_subset_of_the_folds_uses_the_operating_point(
     assert plans.inference.score_threshold == 0.7 and caplog.text == ""
 
 
+@pytest.mark.usefixtures("point")
 @pytest.mark.parametrize(
     ("chosen", "mirrored", "message"),
     [
@@ -146,7 +147,6 @@ def test_a_subset_of_the_folds_uses_the_operating_point(
 )
 def test_mirrored_copies_that_differ_from_the_operating_point_are_reported_once(
     tmp_path: Path,
-    point: OperatingPoint,
     weights: dict[str, Path],
     tiny_plans: Plans,
     caplog: pytest.LogCaptureFixture,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,20 +51,23 @@ class Pipeline:
         return json.loads((self.predictions / "rois" / f"{case_id}.json").read_text(encoding="utf-8"))
 
 
-def write_data(
-    root: Path,
-    name: str,
-    ending: str,
-    *,
-    channels: int = 1,
-    classes: int = 1,
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
-    lesions: int = 4,
-    shape: Sequence[int] = (32, 40, 36),
-    **description: Any,
-) -> None:
-    """A raw data set of four cases to train and two to predict; lesion ``k`` of a scan is of class ``k`` modulo all."""
+@dataclass(frozen=True)
+class Scans:
+    """Properties of the scans of a data set; spacing in mm and shape in voxels, both ``(z, y, x)``."""
+
+    channels: int = 1
+    classes: int = 1
+    spacing: Sequence[float] = (1.0, 1.0, 1.0)
+    lesions: int = 4
+    shape: Sequence[int] = (32, 40, 36)
+
+
+def write_data(root: Path, name: str, ending: str, scans: Scans | None = None, **description: Any) -> None:
+    """Write a raw data set of four training cases and two test cases."""
     folder = root / "raw" / name
+    scans = scans or Scans()
+    channels, classes, spacing = scans.channels, scans.classes, scans.spacing
+    lesions, shape = scans.lesions, scans.shape
     for index in range(6):
         part, case_id = ("Tr", f"case{index}") if index < 4 else ("Ts", f"case{index}")
         image, label = make_scan(index, lesions if index != 3 else 0, shape)
@@ -181,7 +185,7 @@ def test_predicting_again_gives_the_same_files(on_example: Pipeline, tmp_path: P
 
 def test_two_channels_two_classes_and_thick_slices(tmp_path: Path) -> None:
     spacing, shape = (4.0, 1.0, 0.75), (20, 44, 40)
-    write_data(tmp_path, "Dataset002_Two", ".mha", channels=2, classes=2, spacing=spacing, shape=shape)
+    write_data(tmp_path, "Dataset002_Two", ".mha", Scans(channels=2, classes=2, spacing=spacing, shape=shape))
     done = Pipeline(tmp_path).run("002", 0.05, ".mha")
     plans = load_plans(done.model / "fold_0" / "plans.json")
     assert (plans.num_channels, plans.num_classes) == (2, 2)
@@ -201,7 +205,7 @@ def test_two_channels_two_classes_and_thick_slices(tmp_path: Path) -> None:
 
 
 def test_scans_without_any_lesion(tmp_path: Path) -> None:
-    write_data(tmp_path, "Dataset003_Healthy", ".nii.gz", lesions=0)
+    write_data(tmp_path, "Dataset003_Healthy", ".nii.gz", Scans(lesions=0))
     done = Pipeline(tmp_path).run("Healthy", 0.02, ".nii.gz")
     assert done.metrics["summary"]["overall"]["detection"]["any"]["truth"] == 0
     assert len(done.metrics["cases"]) == 2

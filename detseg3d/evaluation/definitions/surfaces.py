@@ -84,7 +84,7 @@ def surface_metrics(
     Parameters
     ----------
     truth, prediction : ndarray, shape ``(Z, Y, X)``
-        Every value but 0 is inside.
+        Every value except 0 is inside.
     spacing : 3 floats
         Voxel spacing in mm ``(z, y, x)``.
     tolerance_mm : float, optional
@@ -139,7 +139,7 @@ def directed_distances(
     Parameters
     ----------
     truth, prediction : ndarray, shape ``(Z, Y, X)``
-        Every value but 0 is inside.
+        Every value except 0 is inside.
     spacing : 3 floats
         Voxel spacing in mm ``(z, y, x)``.
 
