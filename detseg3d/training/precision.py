@@ -243,8 +243,12 @@ def _results(
     for index, level in enumerate(stage1.levels):
         outputs |= {f"{name} of level {index}": value for name, value in level._asdict().items()}
     projection = torch.zeros((), device=device)
-    for output in outputs.values():
+    for name, output in outputs.items():
         direction = torch.randn(output.shape, generator=generator).to(device)
+        if name == "score":
+            # Both RoIs show the same image, so the score head gets almost equal inputs. With opposite signs their
+            # gradients would cancel, and one activation that rounding moves across zero would look like an error.
+            direction = direction.abs()
         projection = projection + (output.float() * direction).sum() / math.sqrt(output.numel())
     named = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     gradients = torch.autograd.grad(projection, list(named.values()), allow_unused=True)

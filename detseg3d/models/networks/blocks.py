@@ -20,7 +20,7 @@ from detseg3d.models.networks.cpu_kernels import (
     safe_request,
 )
 
-__all__ = ["Conv3d", "ConvNormAct", "Float32Linear", "GroupNorm", "ResidualBlock", "enlarge", "space_to_depth"]
+__all__ = ["Conv3d", "ConvNormAct", "GroupNorm", "ResidualBlock", "enlarge", "space_to_depth"]
 
 # Statistics over few channels behave like instance normalisation but keep the relation of neighbouring channels.
 CHANNELS_PER_GROUP = 4
@@ -137,19 +137,6 @@ def _triple(values: Sequence[Any]) -> tuple[int, int, int]:
 def _padding(kernel: Sequence[int]) -> tuple[int, int, int]:
     z, y, x = (size // 2 for size in kernel)
     return z, y, x
-
-
-class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32, also under autocast.
-
-    It suits small layers, for which half precision saves no time. On a CPU with AMX and more than one thread, oneDNN
-    3.12 returns wrong bfloat16 weight gradients for some small layers.
-    """
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Transform ``(…, inputs)`` to ``(…, outputs)`` in float32."""
-        with torch.autocast(features.device.type, enabled=False):
-            return super().forward(features.float())
 
 
 class ConvNormAct(nn.Sequential):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from detseg3d.models.networks.blocks import Conv3d, ConvNormAct, Float32Linear, ResidualBlock, enlarge
+from detseg3d.models.networks.blocks import Conv3d, ConvNormAct, ResidualBlock, enlarge
 from detseg3d.planning.sections import Stage2Plan
 
 __all__ = ["Segmenter", "SegmenterOutput"]
@@ -72,7 +72,7 @@ class Segmenter(nn.Module):
         self.mask = Conv3d(channels[0], num_classes, 1)
         width = channels[-1]
         self.score = nn.Sequential(
-            Float32Linear(2 * width + channels[0], width), nn.LeakyReLU(0.01), Float32Linear(width, num_classes)
+            nn.Linear(2 * width + channels[0], width), nn.LeakyReLU(0.01), nn.Linear(width, num_classes)
         )
 
     def feature_size(self, roi_size: tuple[int, int, int]) -> tuple[int, int, int]:

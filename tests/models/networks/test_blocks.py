@@ -8,15 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from detseg3d.models.networks.blocks import (
-    Conv3d,
-    ConvNormAct,
-    Float32Linear,
-    GroupNorm,
-    ResidualBlock,
-    enlarge,
-    space_to_depth,
-)
+from detseg3d.models.networks.blocks import Conv3d, ConvNormAct, GroupNorm, ResidualBlock, enlarge, space_to_depth
 
 
 @pytest.mark.parametrize(
@@ -181,14 +173,3 @@ def test_enlarging_repeats_the_nearest_cell() -> None:
     image = torch.arange(8.0).view(1, 1, 2, 2, 2)
     wanted = image.repeat_interleave(2, 2).repeat_interleave(3, 3)
     assert torch.equal(enlarge(image, (4, 6, 2)), wanted)
-
-
-def test_a_float32_layer_computes_in_float32_under_autocast() -> None:
-    layer, features = Float32Linear(40, 3), torch.randn(6, 40)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = layer(features)
-        from_half = layer(features.bfloat16())
-    assert torch.equal(output, layer(features))
-    assert from_half.dtype is torch.float32
-    [gradient] = torch.autograd.grad(output.sum(), [layer.weight])
-    assert torch.allclose(gradient, features.sum(0).expand(3, 40), atol=1e-5)
