@@ -69,7 +69,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--shifts", nargs="+", default=[], metavar="NAME", help="default: all. " + ", ".join(s.name for s in SHIFTS)
     )
     parser.add_argument("--strengths", nargs="+", type=Strength, default=[Strength.MEDIUM], choices=list(Strength))
-    parser.add_argument("--cases", type=int, help="use only this many scans")
+    parser.add_argument("--cases", type=int, help="use only this many scans, the first ones")
+    parser.add_argument("--case_ids", nargs="+", metavar="CASE", help="use only these scans")
     parser.add_argument(
         "--operating_point",
         default="plan",
@@ -150,6 +151,11 @@ def _case_ids(options: argparse.Namespace, dataset: RawDataset, trained_on: str)
         raise SystemExit("--preprocessed is needed for the validation scans of the fold")
     else:
         case_ids = load_fold(PreparedFolder(options.preprocessed / trained_on), options.fold).validation
+    if options.case_ids:
+        unknown = sorted(set(options.case_ids) - set(case_ids))
+        if unknown:
+            raise DetSeg3DError("these scans are not tested", value=unknown, expected=", ".join(case_ids))
+        case_ids = tuple(options.case_ids)
     return case_ids[: options.cases]
 
 
