@@ -21,6 +21,7 @@ from detseg3d.models.merging.merge import merge_rois, roi_info
 from detseg3d.models.networks.blocks import Conv3d
 from detseg3d.models.networks.detector import Detector, DetectorOutput
 from detseg3d.models.networks.segmenter import Segmenter, SegmenterOutput
+from detseg3d.models.objectives.dense import DenseTargets, dense_loss, dense_targets
 from detseg3d.models.objectives.losses import detection_losses, roi_mask_loss, roi_score_loss
 from detseg3d.models.objectives.roi_batch import RoiBatch, instance_crops
 from detseg3d.models.objectives.roi_sampling import RoiRule, RoiSample, sample_boxes
@@ -46,6 +47,8 @@ class Losses(NamedTuple):
     ----------
     heatmap, size, offset : Tensor
         Stage 1: focal loss of the heatmaps, L1 loss of box sizes and centre offsets.
+    dense : Tensor
+        Stage 1: loss of the dense map; 0 if the plan has no dense map.
     segmentation, roi_score : Tensor
         Stage 2: loss of the masks and of the RoI scores.
     """
@@ -53,12 +56,13 @@ class Losses(NamedTuple):
     heatmap: torch.Tensor
     size: torch.Tensor
     offset: torch.Tensor
+    dense: torch.Tensor
     segmentation: torch.Tensor
     roi_score: torch.Tensor
 
     def total(self, mask_loss_weight: float, score_loss_weight: float) -> torch.Tensor:
         """Return the weighted sum of all terms: detection + weight · segmentation + weight · RoI score."""
-        detection = self.heatmap + self.size + self.offset
+        detection = self.heatmap + self.size + self.offset + self.dense
         return detection + mask_loss_weight * self.segmentation + score_loss_weight * self.roi_score
 
 
@@ -216,6 +220,7 @@ class DetSeg3D(nn.Module):
         output = self.detect(self.to_detection_grid(image))
         training = self.plans.training
         detection = detection_losses(output.levels, self._level_targets(output, targets), positives)
+        dense = self._dense_loss(output.dense, targets, detection.heatmap)
         with torch.no_grad():
             samples = [
                 self._sample(output, volume, target, image.shape[2:], random) for volume, target in enumerate(targets)
@@ -232,7 +237,18 @@ class DetSeg3D(nn.Module):
         result = self.segment(batch.crops, cropped, batch.classes, context)
         share = torch.where(batch.positive > 0, 1.0, training.empty_roi_weight)
         segmentation = (self.mask_loss(result.mask, batch.target, batch.weight) * share).mean()
-        return Losses(*detection, segmentation, roi_score_loss(result.score, batch.positive))
+        return Losses(*detection, dense, segmentation, roi_score_loss(result.score, batch.positive))
+
+    def _dense_loss(
+        self, logits: torch.Tensor | None, targets: Sequence[VolumeTargets], like: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the loss of the dense map, or a zero ``like`` another loss if there is no dense map."""
+        if logits is None:
+            return torch.zeros_like(like)
+        cell_size = self.cell_sizes[self.plans.stage1.dense_level]
+        wanted = dense_targets(targets, self.plans.num_classes, logits.shape[2:], cell_size)
+        device = logits.device
+        return dense_loss(logits, DenseTargets(wanted.occupancy.to(device), wanted.weight.to(device)))
 
     def _level_targets(self, output: DetectorOutput, targets: Sequence[VolumeTargets]) -> list[Any]:
         levels = [

@@ -31,7 +31,13 @@ from detseg3d.planning.recall_bound import (
     lesions_in_cells_of_other_classes,
     recall_bound,
 )
-from detseg3d.planning.rules.backbone import add_fine_stage, add_full_head, stage1_plan, wants_fine_stage
+from detseg3d.planning.rules.backbone import (
+    DENSE_CHANNELS,
+    add_fine_stage,
+    add_full_head,
+    stage1_plan,
+    wants_fine_stage,
+)
 from detseg3d.planning.rules.curriculum import choose_curriculum
 from detseg3d.planning.rules.grids import PlannedVolume, coarser_spacings, long_axes
 from detseg3d.planning.rules.heads import assign_levels, lesion_spans
@@ -348,8 +354,15 @@ def _with_boxes_per_class(needs: Requirements, option: GridOption) -> GridOption
 
 
 def _assess(needs: Requirements, option: GridOption) -> GridOption:
-    """Return the option with the boxes of its cells and the memory of its training and prediction."""
-    option = _with_boxes_per_class(needs, option)
+    """Return the option with the boxes of its cells, the memory that it needs, and a dense map if this map fits."""
+    plain = _with_memory(needs, _with_boxes_per_class(needs, option))
+    stage1 = plain.stage1.model_copy(update={"dense_channels": DENSE_CHANNELS})
+    dense = _with_memory(needs, replace(plain, stage1=stage1))
+    return dense if dense.refused_by(needs.budget) is Limit.NONE else plain
+
+
+def _with_memory(needs: Requirements, option: GridOption) -> GridOption:
+    """Return the option with the memory of its training and prediction."""
     shape = option.volume.shape
     scale = [d / f for d, f in zip(option.spacing, needs.fine, strict=True)]
     training = needs.training.model_copy(update={"curriculum": option.curriculum})

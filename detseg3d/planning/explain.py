@@ -317,7 +317,7 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
         levels = Decision(
             name="head levels", value=value, reason="There is no lesion to measure, so there is one level."
         )
-        return [fine_stage, strides, levels]
+        return [fine_stage, strides, levels, _explain_dense(detection, needs.budget)]
     longest = extents.max(axis=1)
     level = assign_levels(extents, stage1.level_max_sizes)
     counts = np.bincount(level, minlength=len(heads))
@@ -334,7 +334,22 @@ def explain_network(choice: Choice, needs: Requirements) -> list[Decision]:
     if dropped:
         reason += f" {dropped} level(s) are left out, because they would get no lesion or hardly any."
     levels = Decision(name="head levels", value=value, reason=reason)
-    return [fine_stage, strides, levels, *_explain_boxes(choice.chosen, needs)]
+    return [fine_stage, strides, levels, *_explain_boxes(choice.chosen, needs), _explain_dense(detection, needs.budget)]
+
+
+def _explain_dense(option: GridOption, budget: Budget) -> Decision:
+    """Explain whether Stage 1 has a dense map."""
+    stage1, name = option.stage1, "dense map"
+    if not stage1.dense_channels:
+        reason = f"The network needs {_memory(option, budget)} without the map. With the map, it does not fit."
+        return Decision(name=name, value="none", reason=reason)
+    cell = option.cells()[stage1.head_stages[stage1.dense_level]]
+    return Decision(
+        name=name,
+        value=f"{stage1.dense_channels} channels, cells {format_spacing(cell)}",
+        reason="The map learns from every voxel of a lesion and not only from its centre. It also shows lesions that "
+        f"are larger than those of the training. With the map, the network needs {_memory(option, budget)}.",
+    )
 
 
 def _explain_boxes(option: GridOption, needs: Requirements) -> list[Decision]:

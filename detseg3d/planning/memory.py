@@ -190,7 +190,12 @@ def saved_values(plan: Stage1Plan, cells: Sequence[int]) -> float:
     for stage in plan.head_stages:
         # The merged map, the smoothing and the tower of the head.
         values += cells[stage] * plan.fpn_channels * (1 + 2 * MAPS_PER_CONV)
-    return values
+    return values + _dense_cells(plan, cells) * plan.dense_channels * MAPS_PER_CONV
+
+
+def _dense_cells(plan: Stage1Plan, cells: Sequence[int]) -> int:
+    """Return the number of cells of the dense map; 0 if the plan has no dense map."""
+    return cells[plan.head_stages[plan.dense_level]] if plan.dense_channels else 0
 
 
 def outputs_per_cell(stage1: Stage1Plan, num_classes: int) -> int:
@@ -231,6 +236,7 @@ def training_bytes(network: NetworkPlan, region: Region, rois: int, batch_size: 
         classes * BYTES_PER_PROBABILITY_TRAINING
         + (outputs_per_cell(stage1, classes) - classes) * BYTES_PER_BOX_VALUE_TRAINING
     )
+    outputs += _dense_cells(stage1, cells) * classes * BYTES_PER_PROBABILITY_TRAINING
     widest = max(cells[0] * stage1.channels[0], cells[finest] * stage1.fpn_channels)
     values += TRANSIENT_MAPS_TRAINING * widest
     maps = values * size + rois * roi_bytes(network.stage2, network.roi.size, network.precision)
@@ -307,6 +313,7 @@ def inference_bytes(network: NetworkPlan, region: Region) -> float:
     backbone = (1 + TRANSIENT_MAPS_INFERENCE) * cells[0] * stage1.channels[0]
     pyramid = kept + (1 + TRANSIENT_MAPS_INFERENCE) * cells[finest] * stage1.fpn_channels
     outputs = sum(cells[stage] for stage in stage1.head_stages) * outputs_per_cell(stage1, network.num_classes)
+    outputs += _dense_cells(stage1, cells) * network.num_classes
     outputs *= BYTES_PER_OUTPUT_INFERENCE
     detection = max(backbone, pyramid) * bytes_per_value + _detection_input_bytes(network, cells)
     merging = cells[finest] * stage1.fpn_channels * bytes_per_value + fine_voxels * LABEL_BYTES

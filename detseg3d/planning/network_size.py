@@ -46,6 +46,9 @@ def _detector(plan: Stage1Plan, num_channels: int, num_classes: int) -> int:
     for stage in plan.head_stages:
         total += 2 * _normed(width, width, plan.kernels[stage])
         total += _convolution(width, num_classes) + _convolution(width, 6)
+    if plan.dense_channels:
+        kernel = plan.kernels[plan.head_stages[plan.dense_level]]
+        total += _normed(width, plan.dense_channels, kernel) + _convolution(plan.dense_channels, num_classes)
     return total
 
 

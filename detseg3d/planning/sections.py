@@ -170,6 +170,13 @@ class Stage1Plan(StrictModel):
             "one cell, such as a core inside its oedema."
         ),
     )
+    dense_channels: Annotated[int, Field(ge=0, le=4096)] = Field(
+        default=0,
+        description=(
+            "Number of channels of the dense map, which tells how much of each cell lesions fill. It trains the "
+            "detector on every voxel of a lesion. 0: no dense map."
+        ),
+    )
 
     @model_validator(mode="after")
     def _lengths_agree(self) -> Stage1Plan:
@@ -186,6 +193,16 @@ class Stage1Plan(StrictModel):
             if any(upper < lower for lower, upper in zip(finer, coarser, strict=True)):
                 raise ValueError(f"level_max_sizes {self.level_max_sizes} must not descend along any axis")
         return self
+
+    @property
+    def dense_level(self) -> int:
+        """Level of the dense map: the finest level whose cells are larger than a voxel of the detection grid.
+
+        A level at full resolution would take eight times the memory and time, and exact borders are the task of
+        Stage 2.
+        """
+        larger = [level for level, stage in enumerate(self.head_stages) if max(self.cumulative_stride(stage)) > 1]
+        return larger[0] if larger else len(self.head_stages) - 1
 
     def cumulative_stride(self, stage: int) -> tuple[int, int, int]:
         """Return the detection voxels ``(z, y, x)`` per cell of a backbone stage."""

@@ -240,6 +240,8 @@ def _results(
         cropped = None if features is None else network.crop_features(features[0], boxes.numpy())
         stage2 = network.segment(crops, cropped, classes, stage1.context)
     outputs = {"features": stage1.features, "mask": stage2.mask, "score": stage2.score}
+    if stage1.dense is not None:
+        outputs["dense map"] = stage1.dense
     for index, level in enumerate(stage1.levels):
         outputs |= {f"{name} of level {index}": value for name, value in level._asdict().items()}
     projection = torch.zeros((), device=device)

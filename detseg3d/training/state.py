@@ -46,6 +46,7 @@ class LossValues:
     heatmap: float = 0.0
     size: float = 0.0
     offset: float = 0.0
+    dense: float = 0.0
     segmentation: float = 0.0
     roi_score: float = 0.0
     total: float = 0.0

@@ -48,8 +48,21 @@ def test_every_parameter_takes_part_in_the_total(model: DetSeg3D) -> None:
 
 
 def test_the_total_weighs_the_segmentation() -> None:
-    parts = Losses(*(torch.tensor(float(value)) for value in (1, 2, 4, 8, 16)))
-    assert parts.total(0.5, 0.25).item() == 1 + 2 + 4 + 0.5 * 8 + 0.25 * 16
+    parts = Losses(*(torch.tensor(float(value)) for value in (1, 2, 4, 8, 16, 32)))
+    assert parts.total(0.5, 0.25).item() == 1 + 2 + 4 + 8 + 0.5 * 16 + 0.25 * 32
+
+
+def test_without_a_dense_map_its_loss_is_zero(model: DetSeg3D) -> None:
+    assert train(model, [make_targets(SHAPE, LESIONS)]).dense == 0
+    assert not [name for name, _ in model.named_parameters() if "dense" in name]
+
+
+def test_the_loss_of_the_dense_map_trains_the_map_and_the_backbone(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, stage1={"dense_channels": 4})
+    train(model, [make_targets(SHAPE, LESIONS)] * 2).dense.backward()
+    assert model.detector.dense is not None and gradients(model.detector.dense) > 0
+    assert all(gradients(stage) > 0 for stage in model.detector.stages)
+    assert gradients(model.segmenter) == 0 and gradients(model.detector.heads) == 0
 
 
 def test_an_roi_without_a_lesion_weighs_less_in_the_masks_loss(tiny_plans: Plans) -> None:
@@ -94,13 +107,15 @@ def test_several_channels_and_classes_train(tiny_plans: Plans) -> None:
         normalization=[{"scheme": "none"}] * 2,
         class_names=["a", "b", "c"],
         class_labels=[1, 2, 3],
+        stage1={"dense_channels": 4},
     )
     losses = train(model, [make_targets(SHAPE, LESIONS, [2, 0, 2])])
     losses.total(1.0, 1.0).backward()
     assert all(part.isfinite() and part > 0 for part in losses)
 
 
-def test_a_few_steps_lower_every_part_of_the_loss(model: DetSeg3D) -> None:
+def test_a_few_steps_lower_every_part_of_the_loss(tiny_plans: Plans) -> None:
+    model = make_model(tiny_plans, stage1={"dense_channels": 4})
     targets = [make_targets((16, 16, 16), [[4, 4, 4, 9, 9, 9]])]
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     history = []

@@ -81,13 +81,13 @@ def saved_by_autograd(run: Callable[[], Any]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
-@pytest.mark.parametrize("first_head", [0, 1])
-def test_saved_values_agree_with_the_values_that_autograd_saves(first_head: int) -> None:
+@pytest.mark.parametrize(("first_head", "dense_channels"), [(0, 0), (1, 0), (0, 24)])
+def test_saved_values_agree_with_the_values_that_autograd_saves(first_head: int, dense_channels: int) -> None:
     import torch
 
     from detseg3d.models.networks.detector import Detector
 
-    plan = STAGE1.model_copy(update={"head_stages": (first_head, 2)})
+    plan = STAGE1.model_copy(update={"head_stages": (first_head, 2), "dense_channels": dense_channels})
     detector = Detector(plan, 1, 1)
     # The difference of two sizes leaves the weights out; the input itself is saved as well.
     small, large = (saved_by_autograd(lambda n=n: detector(torch.zeros(1, 1, n, n, n))) for n in (24, 48))
@@ -132,6 +132,13 @@ def test_more_channels_and_blocks_need_more() -> None:
     assert train((64, 64, 64), wide) > train((64, 64, 64))
     assert train((64, 64, 64), deep) > train((64, 64, 64))
     assert train((64, 64, 64), channels=4) > train((64, 64, 64))
+
+
+def test_a_dense_map_needs_more() -> None:
+    dense = STAGE1.model_copy(update={"dense_channels": 24})
+    region = Region((64, 64, 64), 64**3)
+    assert train((64, 64, 64), dense) > train((64, 64, 64))
+    assert inference_bytes(network(dense), region) > inference_bytes(network(), region)
 
 
 def test_inference_needs_far_less_than_training() -> None:

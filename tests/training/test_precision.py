@@ -99,6 +99,7 @@ def test_phases_with_the_same_window_share_a_check(plans: Plans) -> None:
 
 
 def test_every_layer_is_compared_also_behind_a_normalisation_that_starts_at_zero(plans: Plans) -> None:
+    plans = plans.evolve(stage1={"dense_channels": 4})
     model = DetSeg3D(plans)
     found = check_precision(model, plans, SHAPE, CPU)
     assert found is not None

@@ -1,7 +1,8 @@
 """Stage 1: the detector, which sees the whole volume. It has a residual backbone, a feature pyramid and heads.
 
 Each level of the pyramid (FPN, Lin et al. 2017) predicts a centre heatmap for each class, the logarithm of the box
-size, and the offset of the box centre from the cell's centre, both in cells (CenterNet, Zhou et al. 2019).
+size, and the offset of the box centre from the cell's centre, both in cells (CenterNet, Zhou et al. 2019). A dense map
+on one level tells how much of each cell lesions fill (Retina U-Net, Jaeger et al. 2020).
 """
 
 from __future__ import annotations
@@ -42,11 +43,14 @@ class DetectorOutput(NamedTuple):
         Finest feature map, from which Stage 2 crops.
     context : Tensor, shape ``(B, F', z', y', x')``, or None
         Coarsest feature map.
+    dense : Tensor, shape ``(B, K, z, y, x)``, or None
+        Logits of the dense map on the cells of its level; ``None`` if the plan has no dense map.
     """
 
     levels: list[LevelOutput]
     features: torch.Tensor
     context: torch.Tensor | None = None
+    dense: torch.Tensor | None = None
 
 
 class _Head(nn.Module):
@@ -69,6 +73,15 @@ class _Head(nn.Module):
         features = self.tower(features)
         regression = self.regression(features)
         return LevelOutput(self.heatmap(features), *regression.split(3 * self.boxes, dim=1))
+
+
+class _DenseMap(nn.Sequential):
+    """The layers of the dense map: the fraction of each cell that lesions of a class fill, as logits."""
+
+    def __init__(self, channels: int, width: int, classes: int, kernel: tuple[int, int, int]) -> None:
+        output = Conv3d(width, classes, 1)
+        nn.init.constant_(output.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
+        super().__init__(ConvNormAct(channels, width, kernel), output)
 
 
 class Detector(nn.Module):
@@ -109,6 +122,10 @@ class Detector(nn.Module):
             _Head(plan.fpn_channels, num_classes, num_classes if plan.boxes_per_class else 1, plan.kernels[stage])
             for stage in plan.head_stages
         )
+        kernel = plan.kernels[plan.head_stages[plan.dense_level]]
+        self.dense = (
+            _DenseMap(plan.fpn_channels, plan.dense_channels, num_classes, kernel) if plan.dense_channels else None
+        )
 
     @property
     def total_stride(self) -> tuple[int, int, int]:
@@ -144,6 +161,7 @@ class Detector(nn.Module):
         """Merge the maps from coarse to fine, and run the heads of the plan's levels."""
         levels: list[LevelOutput] = []
         features = merged = self.laterals[-1](maps[-1])
+        dense = None
         for index in range(len(maps) - 1, -1, -1):
             if index < len(maps) - 1:
                 merged = self.laterals[index](maps[index]) + enlarge(merged, maps[index].shape[2:])
@@ -152,4 +170,6 @@ class Detector(nn.Module):
                 level = self.plan.head_stages.index(stage)
                 features = self.smooth[level](merged)
                 levels.insert(0, self.heads[level](features))
-        return DetectorOutput(levels, features, maps[-1])
+                if self.dense is not None and level == self.plan.dense_level:
+                    dense = self.dense(features)
+        return DetectorOutput(levels, features, maps[-1], dense)

@@ -13,7 +13,15 @@ from detseg3d.planning.rules.grids import MIN_CELLS, finest_spacing
 from detseg3d.planning.rules.heads import LEVEL_CELLS, choose_levels, lesion_spans
 from detseg3d.planning.sections import Stage1Plan
 
-__all__ = ["add_fine_stage", "add_full_head", "choose_stem", "choose_strides", "stage1_plan", "wants_fine_stage"]
+__all__ = [
+    "DENSE_CHANNELS",
+    "add_fine_stage",
+    "add_full_head",
+    "choose_stem",
+    "choose_strides",
+    "stage1_plan",
+    "wants_fine_stage",
+]
 
 
 POOLING_RATIO = 2.0  # An axis is pooled while its spacing is at most twice the finest spacing.
@@ -24,6 +32,7 @@ TINY_VOLUME = 64
 CHANNELS = (32, 64, 96, 128, 160)
 BLOCKS = (1, 1, 2, 2, 2)
 FPN_CHANNELS = 32
+DENSE_CHANNELS = 24  # Width of the dense map. It is planned if it fits into the memory.
 # Width of the stage at full resolution in front of the stem. It is added if the median lesion spans at most
 # FINE_UP_TO_CELLS cells of the stem.
 FINE_CHANNELS = 8

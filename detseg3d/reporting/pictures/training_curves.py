@@ -29,6 +29,7 @@ _COLORS = {
     "heatmap": "#D55E00",
     "size": "#0072B2",
     "offset": "#56B4E9",
+    "dense": "#E69F00",
     "segmentation": "#009E73",
     "roi_score": "#CC79A7",
     "f1_iou_0.1": "#000000",
@@ -143,6 +144,8 @@ def _title(epochs: Sequence[Record], validations: Sequence[Record]) -> str:
 def _draw_losses(axes: Axes, epochs: Sequence[Record], names: Sequence[str]) -> None:
     lowest = np.inf
     parts = [{"epoch": record["epoch"], **(record.get("losses") or {})} for record in epochs]
+    # A term of the loss that the plan does not use is always 0. It would forbid a logarithmic axis.
+    names = [name for name in names if any(_series(parts, name)[1])]
     for name in names:
         x, y = _series(parts, name)
         axes.plot(x, y, color=_COLORS.get(name), label=name.replace("_", " "), **_style(len(x)))

@@ -72,6 +72,22 @@ def test_only_the_named_stages_have_heads(plans_data: dict[str, Any]) -> None:
     assert len(output.levels) == 1 and output.features.shape[2:] == (4, 4, 4)
 
 
+def test_a_dense_map_has_a_channel_per_class_on_the_cells_of_its_level(plans_data: dict[str, Any]) -> None:
+    plan = Stage1Plan.model_validate({**plans_data["stage1"], "dense_channels": 4})
+    output = Detector(plan, 1, 3)(torch.zeros(1, 1, 16, 16, 16))
+    assert output.dense is not None and output.dense.shape == (1, 3, 8, 8, 8)
+    assert Detector(plan.model_copy(update={"dense_channels": 0}), 1, 3)(torch.zeros(1, 1, 16, 16, 16)).dense is None
+
+
+def test_a_dense_map_avoids_a_level_at_full_resolution(plans_data: dict[str, Any]) -> None:
+    stage1 = {**plans_data["stage1"], "strides": [[1, 1, 1], [2, 2, 2]], "dense_channels": 4}
+    plan = Stage1Plan.model_validate(stage1)
+    dense = Detector(plan, 1, 1)(torch.zeros(1, 1, 8, 8, 8)).dense
+    assert dense is not None and dense.shape == (1, 1, 4, 4, 4)
+    only = Stage1Plan.model_validate({**stage1, "head_stages": [0], "level_max_sizes": []})
+    assert only.dense_level == 0
+
+
 def test_anisotropic_strides_multiply_per_axis(plans_data: dict[str, Any]) -> None:
     stage1 = {**plans_data["stage1"], "strides": [[1, 2, 2], [1, 2, 2]], "kernels": [[1, 3, 3], [3, 3, 3]]}
     network = Detector(Stage1Plan.model_validate(stage1), 1, 1)
