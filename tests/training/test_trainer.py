@@ -69,7 +69,7 @@ def test_the_parts_of_the_loss_are_logged_and_add_up(trained: Path) -> None:
     for record in records(trained):
         losses = dict(record["losses"])
         total = losses.pop("total")
-        assert set(losses) == {"heatmap", "size", "offset", "segmentation", "roi_score"}
+        assert set(losses) == {"heatmap", "size", "offset", "dense", "segmentation", "roi_score"}
         assert total == pytest.approx(sum(losses.values()) - (1 - weight) * losses["roi_score"], rel=1e-4)
 
 
