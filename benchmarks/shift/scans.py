@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.shift.conditions import CLEAN, Condition
-from benchmarks.shift.table import SizeRule
+from benchmarks.shift.sizes import SizeRule
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.cases import read_case

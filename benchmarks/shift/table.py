@@ -8,45 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.shift.judging import ScanResult
+from benchmarks.shift.sizes import SizeRule
 from detseg3d.evaluation.metrics import DetectionCounts
 from detseg3d.evaluation.scores.calibration import expected_calibration_error
 from detseg3d.evaluation.scores.froc import average_precision, froc_curve, recall_at_rates
 from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["Row", "SizeRule", "Table", "make_table"]
+__all__ = ["Row", "Table", "make_table"]
 
-_LARGE_VOXELS, _SMALL_VOXELS = 301, 15
-# With a smaller share of large lesions, the largest tenth of the lesions counts as large.
-_MIN_LARGE = 0.02
 _RATE = 4.0
-
-
-@dataclass(frozen=True)
-class SizeRule(JsonRecord):
-    """Volumes in the clean scans from which lesions are large, and below which they are small.
-
-    A lesion keeps its size class under every shift.
-
-    Attributes
-    ----------
-    large_mm3 : float
-        301 voxels of the median scan of the data set. If fewer than one lesion of 50 is as large, the 90th percentile
-        of the volumes.
-    small_mm3 : float
-        15 voxels of the median scan.
-    """
-
-    large_mm3: float
-    small_mm3: float
-
-    @classmethod
-    def of(cls, volumes: Sequence[float], voxel_volumes: Sequence[float]) -> SizeRule:
-        """Return the rule for lesions of these volumes in mm³ in scans with these voxel volumes."""
-        voxel = float(np.median(voxel_volumes))
-        large = _LARGE_VOXELS * voxel
-        if volumes and np.mean(np.array(volumes) >= large) < _MIN_LARGE:
-            large = float(np.percentile(volumes, 90))
-        return cls(large, _SMALL_VOXELS * voxel)
 
 
 @dataclass(frozen=True)
