@@ -24,7 +24,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.shift.conditions import Condition, conditions_of
-from benchmarks.shift.judging import ScanResult, judge_candidates, judge_mask
+from benchmarks.shift.judging import ScanResult, judge_candidates
+from benchmarks.shift.masks import judge_stored_mask
 from benchmarks.shift.predicting import (
     Choice,
     StoredCandidates,
@@ -37,7 +38,6 @@ from benchmarks.shift.table import make_row, make_table
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawDataset, load_raw_dataset
 from detseg3d.data.folders import ModelFolder, PreparedFolder
-from detseg3d.data.labels import LabelFormat, read_true_lesions
 from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.planning.plans import Plans
@@ -130,9 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 scans.read(condition, case_id)
         return
     if options.masks:
-        write_tables(
-            benchmark, judge_masks(benchmark, options.masks), f"masks of {options.masks.name}", options.output / "table"
-        )
+        results = {
+            condition: [
+                judge_stored_mask(scans.read(condition, case_id), options.masks / condition.name, dataset)
+                for case_id in benchmark.case_ids
+            ]
+            for condition in tqdm(benchmark.conditions, desc="masks")
+        }
+        write_tables(benchmark, results, f"masks of {options.masks.name}", options.output / "table")
         return
     predict_and_judge(benchmark, trained_on.name, options)
 
@@ -225,24 +230,6 @@ def _judge(
         known[key] = judge_candidates(scan, stored.of(condition, scan), plans, benchmark.dataset.class_names).to_json()
         write_json(known, file)
     return ScanResult.from_json(known[key])
-
-
-def judge_masks(benchmark: Benchmark, folder: Path) -> Results:
-    """Judge the masks of another system, whose lesions are the connected components of each class."""
-    labels = {name: value for name, value in benchmark.dataset.labels.items() if value}
-    label_format = LabelFormat(dict(sorted(labels.items(), key=lambda entry: entry[1])))
-    results: Results = {}
-    for condition in tqdm(benchmark.conditions, desc="masks"):
-        results[condition] = []
-        for case_id in benchmark.case_ids:
-            file = folder / condition.name / f"{case_id}{benchmark.dataset.file_ending}"
-            scan = benchmark.scans.read(condition, case_id)
-            predicted = read_true_lesions(file, label_format)
-            differences = scan.geometry.difference(predicted.geometry)
-            if differences:
-                raise DetSeg3DError("the mask is not on the grid of the scan: " + "; ".join(differences), file=file)
-            results[condition].append(judge_mask(scan, predicted.lesions, benchmark.dataset.class_names))
-    return results
 
 
 def write_tables(benchmark: Benchmark, results: Results, title: str, stem: Path) -> None:

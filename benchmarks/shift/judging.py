@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,8 @@ class ScanResult(JsonRecord):
     dice : float
     lesions : tuple of FoundLesion
     scores, scores_any : Scores or None
-        All lesions with a score of 0.05 or more, with the criterion IoU 0.1 and at any overlap. ``None`` for masks.
+        All lesions with a score of 0.05 or more, with the criterion IoU 0.1 and at any overlap. ``None`` for
+        masks without scores.
     """
 
     case_id: str
@@ -80,15 +81,13 @@ def judge_candidates(
     """Measure the lesions that candidates give with the thresholds of the plans."""
     final = _evaluate(scan, _predicted(candidates.merge(plans)), class_names)
     low = plans.evolve(inference={"score_threshold": LOWEST_SCORE, "scan_threshold": 0.0})
-    scored = _evaluate(scan, _predicted(candidates.merge(low)), class_names).scored
-    assert scored is not None
-    curves = {criterion: Scores.of(scored.overall[criterion]) for criterion in (Criterion.IOU_01, Criterion.ANY)}
-    return _result(scan, final, curves)
+    return _result(scan, final, _evaluate(scan, _predicted(candidates.merge(low)), class_names))
 
 
 def judge_mask(scan: LabelledScan, prediction: Lesions, class_names: Sequence[str]) -> ScanResult:
-    """Measure the lesions of a mask of another system."""
-    return _result(scan, _evaluate(scan, prediction, class_names), {})
+    """Measure the lesions of a mask of another system; curves over the score need scores of its lesions."""
+    case = _evaluate(scan, prediction, class_names)
+    return _result(scan, case, case)
 
 
 def _predicted(merged: Merged) -> Lesions:
@@ -108,9 +107,13 @@ def _evaluate(scan: LabelledScan, prediction: Lesions, class_names: Sequence[str
     )
 
 
-def _result(scan: LabelledScan, case: CaseMetrics, curves: Mapping[Criterion, Scores]) -> ScanResult:
+def _result(scan: LabelledScan, case: CaseMetrics, scored: CaseMetrics) -> ScanResult:
+    """Return the measures of a case, with the curves of the same or of more lesions."""
     lesions = tuple(
         FoundLesion(lesion.id, lesion.matched[Criterion.IOU_01]) for lesion in case.lesions if lesion.is_true
     )
-    counts = case.overall.detection[Criterion.IOU_01]
-    return ScanResult(scan.case_id, counts, case.dice, lesions, curves.get(Criterion.IOU_01), curves.get(Criterion.ANY))
+    curves = {} if scored.scored is None else scored.scored.overall
+    scores, scores_any = (
+        Scores.of(curves[criterion]) if criterion in curves else None for criterion in (Criterion.IOU_01, Criterion.ANY)
+    )
+    return ScanResult(scan.case_id, case.overall.detection[Criterion.IOU_01], case.dice, lesions, scores, scores_any)
