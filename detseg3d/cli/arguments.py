@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from detseg3d.cli.parser import CommandParser
+from detseg3d.core.augmentation import Augmentation
 from detseg3d.core.precision import Precision
 from detseg3d.core.version import __version__
 from detseg3d.planning.rules.length import STEPS_PER_EPOCH
 from detseg3d.system.run import Run
 
 __all__ = [
+    "add_augmentation_flag",
     "add_length_flags",
     "add_precision_flag",
     "add_processes_flag",
@@ -118,6 +120,17 @@ def add_length_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def add_augmentation_flag(group: argparse._ActionsContainer) -> None:
+    """Add ``--augmentation``, the amount of augmentation, to a parser or a group of flags."""
+    group.add_argument(
+        "--augmentation",
+        type=augmentation,
+        metavar="{" + ",".join(map(str, Augmentation)) + "}",
+        help="how much training windows are changed: none only flips them, strong imitates other scanners, protocols "
+        "and patients (default: the value in the plans, usually standard)",
+    )
+
+
 def add_precision_flag(group: argparse._ActionsContainer, default: Precision | None, use: str) -> None:
     """Add ``--precision`` to a parser or a group of flags.
 
@@ -219,6 +232,14 @@ def precision(text: str) -> Precision:
         return Precision(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(map(str, Precision))}") from None
+
+
+def augmentation(text: str) -> Augmentation:
+    """Parse an amount of augmentation: ``none``, ``standard`` or ``strong``."""
+    try:
+        return Augmentation(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(map(str, Augmentation))}") from None
 
 
 def mirror_axes(text: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.cli.arguments import (
+    add_augmentation_flag,
     add_length_flags,
     add_precision_flag,
     add_processes_flag,
@@ -80,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--roi_size", type=positive_int, metavar="N", help="edge length of the RoI cube in samples, such as 32"
     )
+    add_augmentation_flag(training)
     training.add_argument(
         "--training_gb", type=positive_float, default=8.0, metavar="GB", help="memory limit of the training"
     )
@@ -162,6 +164,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
                 epochs=options.epochs,
                 batch_size=options.batch_size,
                 learning_rate=options.lr,
+                augmentation=options.augmentation,
                 precision=options.precision,
             ),
             run=run_of(options),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.cli.arguments import (
+    add_augmentation_flag,
     add_length_flags,
     add_precision_flag,
     add_root_flags,
@@ -84,6 +85,7 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         metavar="AXES",
         help="axes for flips in training and inference: letters such as x or zyx, or none",
     )
+    add_augmentation_flag(schedule)
     schedule.add_argument(
         "--disable_tta",
         action="store_true",
@@ -214,6 +216,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         mask_loss_weight=options.mask_loss_weight,
         val_every=options.val_every,
         mirror_axes=options.mirror_axes,
+        augmentation=options.augmentation,
         disable_tta=options.disable_tta,
         precision=options.precision,
         network=options.network,

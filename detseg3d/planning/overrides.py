@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from detseg3d.core.augmentation import Augmentation
 from detseg3d.core.precision import Precision
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.length import choose_val_every
@@ -36,6 +37,7 @@ class TrainingOverrides:
         Epochs between validations.
     mirror_axes : tuple of int, optional
         Axes of the flips in training, 0 is z. They also hold for the inference if the plans average mirrored copies.
+    augmentation : Augmentation, optional
     precision : Precision, optional
     network, mask_loss : str, optional
         Custom code, see :class:`~detseg3d.models.custom.CustomCode`.
@@ -55,6 +57,7 @@ class TrainingOverrides:
     mask_loss_weight: float | None = None
     val_every: int | None = None
     mirror_axes: tuple[int, ...] | None = None
+    augmentation: Augmentation | None = None
     precision: Precision | None = None
     network: str | None = None
     mask_loss: str | None = None

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-PLANS_VERSION: Final = 4
+PLANS_VERSION: Final = 5
 
 
 MAX_PLANS_BYTES: Final = 16 << 20
@@ -105,7 +105,7 @@ class Plans(StrictModel):
     from anterior to posterior, x from right to left.
     """
 
-    version: Literal[4] = Field(
+    version: Literal[5] = Field(
         default=PLANS_VERSION,
         description="Version of the format. Files of another version are refused.",
     )

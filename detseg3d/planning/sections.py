@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from detseg3d.core.augmentation import Augmentation
 from detseg3d.core.precision import Precision
 from detseg3d.planning.limits import (
     MAX_STAGES,
@@ -365,13 +366,11 @@ class TrainingPlan(StrictModel):
         default=0.5,
         description="Fraction of the RoIs of a step that contain a lesion.",
     )
-    augmentation_factor: float = Field(
-        default=1.0,
-        ge=0,
-        le=2,
+    augmentation: Augmentation = Field(
+        default=Augmentation.STANDARD,
         description=(
-            "Factor of the probabilities with which windows are rotated and scaled and their intensities are changed. "
-            "0: windows are only flipped."
+            "How much windows are changed: `none` (they are only flipped), `standard` (moderate changes) or `strong` "
+            "(imitates other scanners, protocols and patients)."
         ),
     )
     mirror_axes: Axes = Field(

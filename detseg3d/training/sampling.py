@@ -12,7 +12,7 @@ import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,10 @@ from detseg3d.data.case_store import CaseStore, StoredCase, class_of_id
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.grids import SPARE_VOLUME
 from detseg3d.system.signals import ignore_signals_in_worker
-from detseg3d.training.augmentation import augment_intensity, draw_affine, read_window
+from detseg3d.training.augmentation.affine import draw_affine, read_window
+from detseg3d.training.augmentation.regions import Source, air_of
+from detseg3d.training.augmentation.table import AugmentationTable, table_of
+from detseg3d.training.augmentation.window import augment_image
 from detseg3d.training.distributed import DistributedContext
 
 __all__ = ["CaseTable", "Example", "SamplingOptions", "WindowSampler", "batches"]
@@ -127,10 +130,8 @@ class SamplingOptions:
     window : tuple of 3 ints or None
         Shape of the windows in fine voxels, ``(z, y, x)``. ``None``: whole volumes.
     seed : int
-    augment : bool
-        Rotate, scale, flip windows and change their intensities.
-    strength : float
-        Factor on the usual frequency of rotations, scalings and intensity changes.
+    augmentation : AugmentationTable
+        How often windows are changed, and how much. By default they are only flipped.
     mirror_axes : tuple of int
         Axes along which windows are flipped, 0 is z.
     planned_shape : tuple of 3 ints or None
@@ -141,8 +142,7 @@ class SamplingOptions:
     spacing: tuple[float, float, float]
     window: tuple[int, int, int] | None
     seed: int = 0
-    augment: bool = True
-    strength: float = 1.0
+    augmentation: AugmentationTable = field(default_factory=AugmentationTable)
     mirror_axes: tuple[int, ...] = (0, 1, 2)
     planned_shape: tuple[int, int, int] | None = None
 
@@ -161,7 +161,7 @@ class SamplingOptions:
             spacing=plans.fine_spacing,
             window=plans.training.curriculum[phase].window,
             seed=seed,
-            strength=plans.training.augmentation_factor,
+            augmentation=table_of(plans.training.augmentation).of_phase(phase, len(plans.training.curriculum)),
             mirror_axes=plans.training.mirror_axes,
             planned_shape=plans.planned_shape,
         )
@@ -180,6 +180,7 @@ class WindowSampler:
 
     def __init__(self, store: CaseStore, table: CaseTable, options: SamplingOptions) -> None:
         self.store, self.table, self.options = store, table, options
+        self._air: dict[int, npt.NDArray[np.float32]] = {}
 
     def example(self, position: int) -> Example:
         """Return a window of the training.
@@ -203,17 +204,11 @@ class WindowSampler:
             window = options.window
         case = self._open(index)
         affine = draw_affine(
-            center,
-            options.spacing,
-            int(np.prod(window)),
-            random,
-            options.augment,
-            options.strength,
-            options.mirror_axes,
+            center, options.spacing, math.prod(window), options.augmentation, random, options.mirror_axes
         )
         image, instances = read_window(case.image, case.instances, affine, window)
-        if options.augment:
-            image = augment_intensity(image, random, options.strength)
+        source = Source(self.table.shapes[index], options.spacing, affine, self._air_of(index, case))
+        image = augment_image(image, instances, source, options.augmentation, random)
         return Example(image, instances, self.table.classes[index], self.table.case_ids[index])
 
     def choose_window(self, random: np.random.Generator) -> tuple[int, npt.NDArray[np.float64]]:
@@ -272,6 +267,12 @@ class WindowSampler:
                 remedy="train this fold again, and do not preprocess a data set while a training uses it",
             )
         return case
+
+    def _air_of(self, index: int, case: StoredCase) -> npt.NDArray[np.float32]:
+        """Return the intensity of air of each channel of a case of the table. Each case is read once."""
+        if index not in self._air:
+            self._air[index] = air_of(case.image)
+        return self._air[index]
 
     def _choose_volume(
         self, position: int, random: np.random.Generator

@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detseg3d.core.augmentation import Augmentation
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import Plans
+from detseg3d.training.augmentation.table import table_of
 from detseg3d.training.sampling import CaseTable, Example, SamplingOptions, WindowSampler, batches
 from tests.training.factory import LESIONS, write_case, write_store
 
 WINDOW = (12, 12, 12)
 UNIT = (1.0, 1.0, 1.0)
+STRONG = table_of(Augmentation.STRONG)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,10 @@ def table(store: CaseStore) -> CaseTable:
 def make_sampler(
     store: CaseStore, window: tuple[int, int, int] | None = WINDOW, seed: int = 0, augment: bool = True
 ) -> WindowSampler:
-    return WindowSampler(store, CaseTable(store, store.case_ids()), SamplingOptions(UNIT, window, seed, augment))
+    options = (
+        SamplingOptions(UNIT, window, seed, STRONG) if augment else SamplingOptions(UNIT, window, seed, mirror_axes=())
+    )
+    return WindowSampler(store, CaseTable(store, store.case_ids()), options)
 
 
 def assert_equal_examples(first: Example, second: Example) -> None:
@@ -120,7 +126,7 @@ def test_whole_volumes_are_whole(store: CaseStore) -> None:
 
 def test_a_scan_much_larger_than_planned_is_cut_around_a_lesion_or_anywhere(store: CaseStore) -> None:
     table = CaseTable(store, ["case0"])
-    sampler = WindowSampler(store, table, SamplingOptions(UNIT, None, augment=False, planned_shape=(12, 40, 10)))
+    sampler = WindowSampler(store, table, SamplingOptions(UNIT, None, mirror_axes=(), planned_shape=(12, 40, 10)))
     stored = store.open("case0")
     shows, places = 0, set()
     for position in range(60):
@@ -140,14 +146,12 @@ def test_a_scan_much_larger_than_planned_is_cut_around_a_lesion_or_anywhere(stor
 
 def test_a_scan_a_little_larger_than_planned_is_trained_whole(store: CaseStore) -> None:
     table = CaseTable(store, ["case0"])
-    sampler = WindowSampler(store, table, SamplingOptions(UNIT, None, augment=False, planned_shape=(24, 26, 26)))
+    sampler = WindowSampler(store, table, SamplingOptions(UNIT, None, mirror_axes=(), planned_shape=(24, 26, 26)))
     assert sampler.example(0).instances.shape == (24, 26, 28)
 
 
 def test_volumes_are_flipped_along_the_sampler_s_axes_only(store: CaseStore) -> None:
-    sampler = WindowSampler(
-        store, CaseTable(store, store.case_ids()), SamplingOptions(UNIT, None, strength=0, mirror_axes=(1,))
-    )
+    sampler = WindowSampler(store, CaseTable(store, store.case_ids()), SamplingOptions(UNIT, None, mirror_axes=(1,)))
     flips = set()
     for position in range(24):
         example = sampler.example(position)

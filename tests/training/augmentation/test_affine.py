@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import random as python_random
-
 import numpy as np
 import pytest
 import torch
@@ -10,10 +8,14 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from detseg3d.core.boxes import boxes_from_instances
-from detseg3d.training import augmentation
-from detseg3d.training.augmentation import AffineMap, augment_intensity, draw_affine, read_window, source_region
+from detseg3d.core.augmentation import Augmentation
+from detseg3d.training.augmentation import affine as affine_module
+from detseg3d.training.augmentation.affine import AffineMap, draw_affine, read_window, source_region
+from detseg3d.training.augmentation.table import AugmentationTable, Change, table_of
 
 SHAPE = (13, 15, 17)
+STRONG = table_of(Augmentation.STRONG)
+ALWAYS = AugmentationTable(zoom=Change(1, 0.85, 1.18), rotation=15)
 
 
 def make_case(channels: int = 2) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +93,7 @@ def draw_rotation(
     """An interpolating map; flips and angles depend on the seed."""
     random = np.random.default_rng(seed)
     while True:
-        affine = draw_affine(center, spacing, 1000, random)
+        affine = draw_affine(center, spacing, 1000, ALWAYS, random)
         if affine.interpolate:
             return affine
 
@@ -176,8 +178,8 @@ def test_image_and_labels_move_together() -> None:
     assert np.mean((seen[0] > 0.5) == (labels > 0)) > 0.95
 
 
-def test_without_augmentation_the_map_is_the_identity() -> None:
-    affine = draw_affine((4, 5, 6), (1, 1, 1), 100, np.random.default_rng(0), augment=False)
+def test_without_zoom_and_flips_the_map_is_the_identity() -> None:
+    affine = draw_affine((4, 5, 6), (1, 1, 1), 100, AugmentationTable(), np.random.default_rng(0), mirror_axes=())
     assert not affine.interpolate
     np.testing.assert_array_equal(affine.matrix, np.eye(3))
     assert affine.center.tolist() == [4, 5, 6]
@@ -185,7 +187,7 @@ def test_without_augmentation_the_map_is_the_identity() -> None:
 
 def test_all_eight_flips_are_drawn() -> None:
     random = np.random.default_rng(0)
-    drawn = [draw_affine((0, 0, 0), (1, 1, 1), 10**9, random) for _ in range(200)]
+    drawn = [draw_affine((0, 0, 0), (1, 1, 1), 10**9, STRONG, random) for _ in range(200)]
     assert {tuple(np.diag(affine.matrix)) for affine in drawn} == {
         (z, y, x) for z in (-1.0, 1.0) for y in (-1.0, 1.0) for x in (-1.0, 1.0)
     }
@@ -193,7 +195,7 @@ def test_all_eight_flips_are_drawn() -> None:
 
 def test_large_volumes_are_not_interpolated() -> None:
     random = np.random.default_rng(0)
-    assert not any(draw_affine((0, 0, 0), (1, 1, 1), 8_000_001, random).interpolate for _ in range(50))
+    assert not any(draw_affine((0, 0, 0), (1, 1, 1), 8_000_001, STRONG, random).interpolate for _ in range(50))
 
 
 @given(st.integers(0, 10_000), st.tuples(*[st.floats(0.3, 6)] * 3))
@@ -223,63 +225,17 @@ def test_the_source_region_holds_every_sample(seed: int) -> None:
     assert np.all(low <= np.floor(samples.min(axis=0))) and np.all(high >= np.floor(samples.max(axis=0)) + 2)
 
 
-def test_intensity_augmentation_leaves_the_global_generators_alone() -> None:
-    numpy_state, python_state = np.random.get_state(), python_random.getstate()  # noqa: NPY002
-    image = np.random.default_rng(0).normal(size=(1, 8, 8, 8)).astype(np.float32)
-    for seed in range(20):
-        augment_intensity(image.copy(), np.random.default_rng(seed))
-    assert python_random.getstate() == python_state
-    after = np.random.get_state()  # noqa: NPY002
-    assert all(np.array_equal(a, b) for a, b in zip(numpy_state, after, strict=True))
-
-
-def test_intensity_augmentation_does_not_depend_on_the_global_generators() -> None:
-    image = np.random.default_rng(0).normal(size=(2, 8, 8, 8)).astype(np.float32)
-    results = []
-    for state in (1, 2):
-        np.random.seed(state)  # noqa: NPY002
-        python_random.seed(state)
-        results.append([augment_intensity(image.copy(), np.random.default_rng(seed)) for seed in range(20)])
-    np.testing.assert_array_equal(results[0], results[1])
-
-
-def test_intensity_augmentation_changes_some_windows_and_spares_some() -> None:
-    image = np.random.default_rng(0).normal(size=(1, 8, 8, 8)).astype(np.float32)
-    changed = [
-        not np.array_equal(augment_intensity(image.copy(), np.random.default_rng(seed)), image) for seed in range(60)
-    ]
-    assert 0.3 < np.mean(changed) < 0.85  # 1 - 0.85 * 0.8³ = 0.56
-
-
-@pytest.mark.parametrize("value", [0.0, 3.0])
-def test_intensity_augmentation_of_a_constant_image_is_finite(value: float) -> None:
-    image = np.full((1, 6, 6, 6), value, np.float32)
-    for seed in range(40):
-        result = augment_intensity(image.copy(), np.random.default_rng(seed))
-        assert np.isfinite(result).all() and result.dtype == np.float32
-
-
-def test_the_seeded_globals_come_back_after_an_error() -> None:
-    state = python_random.getstate()
-    with pytest.raises(ZeroDivisionError), augmentation._seeded_globals(1):
-        raise ZeroDivisionError
-    assert python_random.getstate() == state
-
-
-def test_without_strength_windows_are_flipped_only() -> None:
+def test_without_zoom_windows_are_flipped_only() -> None:
     random = np.random.default_rng(0)
-    maps = [draw_affine((4, 5, 6), (1, 1, 1), 100, random, strength=0) for _ in range(50)]
+    maps = [draw_affine((4, 5, 6), (1, 1, 1), 100, AugmentationTable(), random) for _ in range(50)]
     assert not any(affine.interpolate for affine in maps)
-    assert len({tuple(np.diag(affine.matrix)) for affine in maps}) > 4
-    image = np.random.default_rng(1).normal(size=(1, 6, 6, 6)).astype(np.float32)
-    for seed in range(30):
-        assert np.array_equal(augment_intensity(image.copy(), np.random.default_rng(seed), strength=0), image)
+    assert len({tuple(np.diag(affine.matrix)) for affine in maps}) == 8
 
 
 @pytest.mark.parametrize("axes", [(), (1,), (0, 2)])
 def test_windows_are_flipped_along_the_axes_asked_for(axes: tuple[int, ...]) -> None:
     random = np.random.default_rng(0)
-    maps = [draw_affine((4, 5, 6), (1, 1, 1), 100, random, strength=0, mirror_axes=axes) for _ in range(60)]
+    maps = [draw_affine((4, 5, 6), (1, 1, 1), 100, AugmentationTable(), random, axes) for _ in range(60)]
     flipped = {axis for affine in maps for axis in range(3) if affine.matrix[axis, axis] < 0}
     assert flipped == set(axes)
 
@@ -287,18 +243,26 @@ def test_windows_are_flipped_along_the_axes_asked_for(axes: tuple[int, ...]) -> 
 def test_the_axes_that_may_be_flipped_change_nothing_else() -> None:
     def draw(axes: tuple[int, ...]) -> np.ndarray:
         random = np.random.default_rng(4)
-        return np.array([np.abs(draw_affine((4, 5, 6), (1, 1, 1), 9, random, mirror_axes=axes).matrix) for _ in "many"])
+        return np.array([np.abs(draw_affine((4, 5, 6), (1, 1, 1), 9, STRONG, random, axes).matrix) for _ in "many"])
 
     np.testing.assert_array_equal(draw(()), draw((0, 1, 2)))
 
 
-def test_twice_the_strength_changes_more_windows() -> None:
-    counts = []
-    for strength in (1, 2):
-        random = np.random.default_rng(0)
-        maps = [draw_affine((4, 5, 6), (1, 1, 1), 100, random, strength=strength) for _ in range(300)]
-        counts.append(sum(affine.interpolate for affine in maps))
-    assert 90 < counts[0] < 150 and 210 < counts[1] < 270
+def test_as_many_windows_are_zoomed_as_the_table_says() -> None:
+    random = np.random.default_rng(0)
+    table = AugmentationTable(zoom=Change(0.4, 0.85, 1.18))
+    maps = [draw_affine((4, 5, 6), (1, 1, 1), 100, table, random) for _ in range(300)]
+    assert 90 < sum(affine.interpolate for affine in maps) < 150
+
+
+@given(st.integers(0, 10_000))
+def test_each_axis_is_stretched_within_its_range(seed: int) -> None:
+    table = AugmentationTable(zoom=Change(1, 0.5, 2), stretch=1.1)
+    matrix = draw_affine((4, 5, 6), (1, 1, 1), 100, table, np.random.default_rng(seed), ()).matrix
+    scales = np.diag(matrix)
+    assert np.count_nonzero(matrix) == 3
+    assert scales.max() / scales.min() <= 1.1**2 + 1e-9
+    assert 0.5 / 1.1 <= scales.min() and scales.max() <= 2 * 1.1
 
 
 def lesions_inside(instances: np.ndarray, affine: AffineMap, window: tuple[int, ...]) -> set[int]:
@@ -338,7 +302,7 @@ def test_no_lesion_of_one_slice_vanishes(axis: int, spacing: tuple[float, float,
     seen = interpolated = 0
     while interpolated < 4:
         center = np.floor(random.uniform((7, 16, 16), (13, 24, 24)))
-        affine = draw_affine(center, spacing, 12 * 32 * 32, random, strength=2)
+        affine = draw_affine(center, spacing, 12 * 32 * 32, ALWAYS, random)
         interpolated += affine.interpolate
         labels = read_window(image, instances, affine, window)[1]
         expected = lesions_inside(instances, affine, window)
@@ -361,7 +325,7 @@ def test_a_lesion_between_two_samples_has_the_nearest_of_its_slices() -> None:
 
 def test_a_lesion_without_free_voxels_takes_one_of_another_lesion() -> None:
     result = np.array([[[1, 1, 3]]], np.int32)
-    augmentation._restore(result, 2, np.array([[[0.0, 0.2, 0.9]]], np.float32))
+    affine_module._restore(result, 2, np.array([[[0.0, 0.2, 0.9]]], np.float32))
     assert result.tolist() == [[[1, 2, 3]]], "the last voxel of lesion 3 stays"
 
 

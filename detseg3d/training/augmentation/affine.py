@@ -1,4 +1,4 @@
-"""Augment one window: with a single affine map, so that each voxel is interpolated once, and with intensity changes.
+"""Read one window through a single affine map, so that each voxel is interpolated once.
 
 The affine map is composed into the grid at which the stored volume is read; image and instance map go through the
 same grid. Boxes are never augmented: they are derived from the augmented instance map.
@@ -6,26 +6,20 @@ same grid. Boxes are never augmented: they are derived from the augmented instan
 
 from __future__ import annotations
 
-import random as python_random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
-from batchgenerators.augmentations.color_augmentations import augment_contrast, augment_gamma
-from batchgenerators.augmentations.noise_augmentations import augment_gaussian_noise
 from torch.nn import functional
 
 from detseg3d.core.tensors import tensor_of
+from detseg3d.training.augmentation.table import AugmentationTable
 
-__all__ = ["AffineMap", "augment_intensity", "draw_affine", "read_window", "source_region"]
+__all__ = ["AffineMap", "draw_affine", "read_window", "source_region"]
 
-_ROTATION_DEGREES = 15.0
-_SCALE_RANGE = (0.85, 1.18)
-_AFFINE_SHARE = 0.4
 # Two axes whose spacings differ by more than this factor are not rotated into each other.
 _ROTATION_ANISOTROPY = 2.0
 # Larger windows are only flipped: interpolating a whole CT takes longer than the training step.
@@ -55,12 +49,11 @@ def draw_affine(
     center: npt.ArrayLike,
     spacing: Sequence[float],
     voxels: int,
+    table: AugmentationTable,
     random: np.random.Generator,
-    augment: bool = True,
-    strength: float = 1.0,
     mirror_axes: Sequence[int] = (0, 1, 2),
 ) -> AffineMap:
-    """Draw flips, and for some windows a rotation of up to 15° and a scaling.
+    """Draw flips, and for some windows a rotation and a scaling.
 
     Parameters
     ----------
@@ -70,20 +63,14 @@ def draw_affine(
         In mm, ``(z, y, x)``. Rotations are rigid in mm. If an axis is coarse, they stay in the plane of the others.
     voxels : int
         Number of voxels of the window.
+    table : AugmentationTable
     random : numpy Generator
-    augment : bool
-        If false, the map is the identity.
-    strength : float, optional
-        Factor on the frequency of rotations and scalings.
     mirror_axes : sequence of int, optional
         Axes along which half of the windows are flipped.
     """
     middle = np.asarray(center, np.float64)
-    if not augment:
-        return AffineMap(middle, np.eye(3), False)
     flips = np.diag(np.where((random.random(3) < 0.5) & np.isin(range(3), mirror_axes), -1.0, 1.0))
-    interpolate = bool(random.random() < strength * _AFFINE_SHARE) and voxels <= _MAX_INTERPOLATED_VOXELS
-    if not interpolate:
+    if not table.zoom.happens(random) or voxels > _MAX_INTERPOLATED_VOXELS:
         return AffineMap(middle, flips, False)
     unit = np.asarray(spacing, np.float64)
     rotation = np.eye(3)
@@ -91,13 +78,13 @@ def draw_affine(
         first, second = (other for other in range(3) if other != axis)
         if max(unit[first], unit[second]) > _ROTATION_ANISOTROPY * min(unit[first], unit[second]):
             continue
-        angle = np.deg2rad(random.uniform(-_ROTATION_DEGREES, _ROTATION_DEGREES))
+        angle = np.deg2rad(random.uniform(-table.rotation, table.rotation))
         turn = np.eye(3)
         turn[first, first] = turn[second, second] = np.cos(angle)
         turn[first, second], turn[second, first] = -np.sin(angle), np.sin(angle)
         rotation = rotation @ turn
-    scale = np.exp(random.uniform(*np.log(_SCALE_RANGE)))
-    matrix = np.diag(1 / unit) @ rotation @ np.diag(unit) * scale
+    scale = table.zoom.factor(random) * np.exp(random.uniform(-1, 1, 3) * np.log(table.stretch))
+    matrix = np.diag(scale / unit) @ rotation @ np.diag(unit)
     return AffineMap(middle, matrix @ flips, True)
 
 
@@ -223,43 +210,3 @@ def _restore(result: npt.NDArray[np.int32], lesion: int, cover: npt.NDArray[np.f
         if owner == 0 or voxels[owner] > 1:
             result.flat[place] = lesion
             return
-
-
-@contextmanager
-def _seeded_globals(seed: int) -> Iterator[None]:
-    """Seed the global random generators, which batchgenerators uses, and restore them at the end of the context."""
-    numpy_state, python_state = np.random.get_state(), python_random.getstate()  # noqa: NPY002
-    np.random.seed(seed)  # noqa: NPY002
-    python_random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        python_random.setstate(python_state)
-
-
-def augment_intensity(
-    image: npt.NDArray[np.float32], random: np.random.Generator, strength: float = 1.0
-) -> npt.NDArray[np.float32]:
-    """Change noise, brightness, contrast and gamma, each for some windows. Both stages see the same result.
-
-    Parameters
-    ----------
-    image : ndarray of float32, shape ``(C, Z, Y, X)``
-        Normalised; may be changed in place.
-    random : numpy Generator
-    strength : float, optional
-        Factor of how often each is applied.
-    """
-    with _seeded_globals(int(random.integers(2**31))):
-        if random.random() < strength * 0.15:
-            image = augment_gaussian_noise(image, noise_variance=(0, 0.1))
-        if random.random() < strength * 0.2:
-            image = image * np.float32(random.uniform(0.75, 1.25))
-        if random.random() < strength * 0.2:
-            image = augment_contrast(image, contrast_range=(0.75, 1.25))
-        if random.random() < strength * 0.2:
-            image = augment_gamma(
-                image, gamma_range=(0.7, 1.5), invert_image=bool(random.random() < 0.5), retain_stats=True
-            )
-    return np.asarray(image, dtype=np.float32)
