@@ -30,7 +30,7 @@ def test_plans_are_read_as_they_were_written(tmp_path: Path, tiny_plans: Plans) 
 def test_plans_are_written_as_indented_json(tmp_path: Path, tiny_plans: Plans) -> None:
     save_plans(tiny_plans, tmp_path / "plans.json")
     text = (tmp_path / "plans.json").read_text(encoding="utf-8")
-    assert '\n "dataset_name": "Dataset001_Tiny"' in text and json.loads(text)["version"] == 4
+    assert '\n "dataset_name": "Dataset001_Tiny"' in text and json.loads(text)["version"] == 5
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
