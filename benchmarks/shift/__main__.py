@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.masks:
         results = {
             condition: [
-                judge_stored_mask(scans.read(condition, case_id), options.masks / condition.name, dataset)
+                judge_stored_mask(scans.read(condition, case_id), options.masks / condition.folder, dataset)
                 for case_id in benchmark.case_ids
             ]
             for condition in tqdm(benchmark.conditions, desc="masks")
@@ -209,7 +209,7 @@ def predict_and_judge(benchmark: Benchmark, trained_on: str, options: argparse.N
 def _counts(
     benchmark: Benchmark, stored: StoredCandidates, condition: Condition, case_id: str, output: Path
 ) -> ThresholdCounts:
-    file = output / "thresholds" / condition.name / f"{case_id}.json"
+    file = output / "thresholds" / condition.folder / f"{case_id}.json"
     if file.exists():
         return ThresholdCounts.from_json(read_json(file))
     scan = benchmark.scans.read(condition, case_id)
@@ -222,7 +222,7 @@ def _judge(
     benchmark: Benchmark, stored: StoredCandidates, condition: Condition, case_id: str, plans: Plans, output: Path
 ) -> ScanResult:
     thresholds = plans.inference.thresholds
-    file = output / "judged" / condition.name / f"{case_id}.json"
+    file = output / "judged" / condition.folder / f"{case_id}.json"
     known = read_json(file) if file.exists() else {}
     key = repr(sorted(thresholds.model_dump().items())) + repr(plans.inference.calibration)
     if key not in known:

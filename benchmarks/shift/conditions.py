@@ -30,8 +30,14 @@ class Condition:
 
     @property
     def name(self) -> str:
-        """Name of the row, of folders and of files, for example ``gamma_strong``."""
+        """Name of the row, for example ``gamma_strong``."""
         return "clean" if self.shift is None else f"{self.shift.name}_{self.strength}"
+
+    @property
+    def folder(self) -> str:
+        """Name of folders with what is kept of this condition. It changes if the shift gives other results."""
+        version = 1 if self.shift is None else self.shift.version
+        return self.name if version == 1 else f"{self.name}_v{version}"
 
     def apply(self, scan: Scan, case_id: str, seed: int) -> Scan:
         """Return the scan of a case under this condition."""

@@ -17,7 +17,6 @@ from detseg3d.inference.candidates import Candidates, load_candidates, save_cand
 from detseg3d.inference.operating_point import weights_digest
 from detseg3d.inference.predictor import Predictor
 from detseg3d.planning.plans import Plans
-from detseg3d.synthetic.shifts.catalogue import SHIFTS_VERSION
 from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.json_records import JsonRecord
 
@@ -57,7 +56,7 @@ class StoredCandidates:
             If the folder holds candidates of another model or of other scans.
         """
         file = self.folder / "candidates.json"
-        stated = {"weights": weights_digest(weights), "shifts": SHIFTS_VERSION, **description}
+        stated = {"weights": weights_digest(weights), "shifts": 1, **description}
         if file.exists() and read_json(file) != stated:
             raise DetSeg3DError(
                 "the folder holds candidates of another model or of other scans",
@@ -69,7 +68,7 @@ class StoredCandidates:
 
     def of(self, condition: Condition, scan: LabelledScan) -> Candidates:
         """Return the candidates of a scan."""
-        file = self.folder / condition.name / f"{scan.case_id}.npz"
+        file = self.folder / condition.folder / f"{scan.case_id}.npz"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             save_candidates(self.predictor.find_candidates(scan.images, scan.geometry), file)

@@ -20,7 +20,6 @@ from detseg3d.data.dataset import RawCase, RawDataset
 from detseg3d.data.folders import RawFolder
 from detseg3d.data.images import read_channels, read_geometry, read_label_array, write_image
 from detseg3d.data.labels import Lesions
-from detseg3d.synthetic.shifts.catalogue import SHIFTS_VERSION
 from detseg3d.synthetic.shifts.scan import Scan
 from detseg3d.system.json_files import read_json, write_json
 
@@ -72,7 +71,7 @@ class ChangedScans:
 
     def raw_folder(self, condition: Condition) -> RawFolder:
         """Return the raw data set of a condition."""
-        return RawFolder(self.folder / condition.name / self.dataset.name)
+        return RawFolder(self.folder / condition.folder / self.dataset.name)
 
     def prepare(self, conditions: Sequence[Condition]) -> None:
         """Write the descriptions of the data sets.
@@ -80,13 +79,13 @@ class ChangedScans:
         Raises
         ------
         DetSeg3DError
-            If the folder holds scans of another version of the shifts or of another seed.
+            If the folder holds scans of another seed.
         """
         file = self.folder / "shifts.json"
-        stated = {"version": SHIFTS_VERSION, "seed": self.seed}
+        stated = {"version": 1, "seed": self.seed}
         if file.exists() and read_json(file) != stated:
             raise DetSeg3DError(
-                "the folder holds scans of other shifts", file=file, expected=stated, remedy="choose another folder"
+                "the folder holds scans of another seed", file=file, expected=stated, remedy="choose another folder"
             )
         write_json(stated, file)
         for condition in conditions:

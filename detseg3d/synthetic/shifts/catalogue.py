@@ -16,10 +16,7 @@ from detseg3d.synthetic.shifts.noise import gaussian_noise, rician_noise
 from detseg3d.synthetic.shifts.scan import Scan
 from detseg3d.synthetic.shifts.shift import Shift, Strength
 
-__all__ = ["SHIFTS", "SHIFTS_VERSION", "shifts_for"]
-
-SHIFTS_VERSION = 1
-"""Rises with every change of the result of a shift, because changed scans are kept on disk."""
+__all__ = ["SHIFTS", "shifts_for"]
 
 
 def _other_scanner(scan: Scan, strength: Strength, random: np.random.Generator) -> Scan:
@@ -62,13 +59,13 @@ SHIFTS: tuple[Shift, ...] = (
     Shift("monotone_curve", "a random ascending curve, random by 0.4, 0.65 or 0.85", monotone_curve, False),
     Shift("inverted_contrast", "contrast of the tissue times -0.5, -0.75 or -1", inverted_contrast, False),
     Shift("offset_and_scale", "another unit (CT: 10, 20 or 40 HU and 1, 2 or 4 %)", offset_and_scale),
-    Shift("fainter_lesions", "contrast of each lesion times 0.75, 0.5 or 0.35", fainter_lesions),
+    Shift("fainter_lesions", "contrast of each lesion times 0.75, 0.5 or 0.35", fainter_lesions, version=2),
     Shift("cropped", "0.9, 0.8 or 0.65 of each length at a random place", cropped),
     Shift("padded", "0.1, 0.2 or 0.4 of each length added as air", padded),
     Shift("masked", "a constant outside the body (mild) or outside its inner part", masked),
     Shift("rotated", "turned by 10, 20 or 30 degrees about a random axis", rotated),
     Shift("other_scanner", "bias field, monotone curve, thick slices and noise together", _other_scanner),
-    Shift("other_study", "fainter lesions, mask, thick slices and another unit together", _other_study),
+    Shift("other_study", "fainter lesions, mask, thick slices and another unit together", _other_study, version=2),
 )
 """Every shift, in the order of the tables."""
 

@@ -110,7 +110,11 @@ def rotated(scan: Scan, strength: Strength, random: np.random.Generator) -> Scan
 
 
 def rotation_matrix(axis: FloatArray, angle: float) -> FloatArray:
-    """Return the 3×3 matrix of a rotation about an axis of any length, by Rodrigues' formula; angle in radians."""
+    """Return the matrix of a rotation about an axis of any length, by Rodrigues' formula.
+
+    Rows and columns are z, y, x. The angle in radians counts clockwise about the axis, because z, y, x is a left-handed
+    system.
+    """
     z, y, x = axis / np.linalg.norm(axis)
     cross = np.array([[0.0, -x, y], [x, 0.0, -z], [-y, z, 0.0]])
     return np.asarray(np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)

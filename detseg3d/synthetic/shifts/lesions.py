@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from detseg3d.core.arrays import BoolArray
+from detseg3d.core.arrays import AnyFloatArray, BoolArray
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.synthetic.shifts.intensity_scale import tissue_of
 from detseg3d.synthetic.shifts.scan import Scan
@@ -19,6 +19,9 @@ __all__ = ["fade_lesions", "fainter_lesions"]
 # Surroundings of a lesion reach this far from it, in mm, and at least this many voxels.
 _RING_MM, _RING_VOXELS = 4.0, 2.0
 _MIN_RING_VOXELS = 5
+_SMOOTHING_VOXELS = 0.6
+# Beyond the outline, a difference below this share of the contrast counts as noise.
+_NOISE_SHARE = 0.2
 
 
 def fainter_lesions(scan: Scan, strength: Strength, random: np.random.Generator) -> Scan:
@@ -66,11 +69,22 @@ def _fade(channel: npt.NDArray[np.float32], tissue: BoolArray, scan: Scan, facto
             continue
         around = float(np.median(values[ring]))
         contrast = float(np.median(values[lesion])) - around
-        # Voxels at the edge hold less of the lesion, so less is taken from them.
-        smooth = ndimage.gaussian_filter(values - around, 0.6)
-        excess = np.clip(smooth, min(contrast, 0.0), max(contrast, 0.0))
-        own = lesion | ((numbers == 0) & (distance <= step))
-        taken = np.where(own, (1 - factor) * excess, 0.0).astype(np.float32)
+        rim = (numbers == 0) & (distance <= step)
+        taken = ((1 - factor) * _excess(values - around, lesion, rim, contrast)).astype(np.float32)
         part = reduction[window]
         np.copyto(part, taken, where=np.abs(taken) > np.abs(part))
     return channel - reduction
+
+
+def _excess(difference: npt.NDArray[np.float32], lesion: BoolArray, rim: BoolArray, contrast: float) -> AnyFloatArray:
+    """Return the share of the difference from the surroundings that belongs to the lesion.
+
+    Within the lesion this is the mean over neighbouring voxels of the lesion, so that its noise stays. In the rim it is
+    the part of the difference that noise does not explain.
+    """
+    sign = 1.0 if contrast >= 0 else -1.0
+    inside = ndimage.gaussian_filter(np.where(lesion, difference, 0.0), _SMOOTHING_VOXELS)
+    weight = ndimage.gaussian_filter(lesion.astype(np.float64), _SMOOTHING_VOXELS)
+    smooth = np.divide(inside, weight, out=np.zeros_like(inside), where=lesion)
+    outside = np.clip(sign * difference - _NOISE_SHARE * abs(contrast), 0.0, abs(contrast))
+    return np.where(lesion, sign * np.maximum(sign * smooth, 0.0), np.where(rim, sign * outside, 0.0))

@@ -49,12 +49,15 @@ class Shift:
         Function of a scan, a strength and a random generator. It returns the changed scan and keeps its argument.
     sensible_for_ct : bool
         False if a CT scan cannot look like this. Channels in Hounsfield units then stay as they are.
+    version : int
+        Rises if the result changes for equal arguments, because programs keep changed scans.
     """
 
     name: str
     description: str
     function: Callable[[Scan, Strength, np.random.Generator], Scan]
     sensible_for_ct: bool = True
+    version: int = 1
 
     def suits(self, is_ct: tuple[bool, ...]) -> bool:
         """Return true if the shift changes at least one of these channels."""
