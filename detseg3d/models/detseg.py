@@ -113,6 +113,10 @@ class DetSeg3D(nn.Module):
             size = (shape[0], shape[1], shape[2])
             # The fine volume is cropped as one RoI that shows all of it.
             image = torch.stack([crop_rois(volume, [[0, 0, 0, *end]], size)[0] for volume in image])
+        return self.pad_to_stride(image)
+
+    def pad_to_stride(self, image: torch.Tensor) -> torch.Tensor:
+        """Pad ``(B, C, Z, Y, X)`` with zeros at the end of each axis, to the total stride of the detector."""
         padding: list[int] = []
         for length, stride in zip(reversed(image.shape[2:]), reversed(self.detector.total_stride), strict=True):
             padding += [0, -length % stride]

@@ -16,16 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional
 
 from detseg3d.core.boxes import box_centers, box_sizes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.log_odds import mean_by_log_odds
+from detseg3d.models.merging.components import ComponentRule, uncovered_components
 from detseg3d.models.merging.decode import (
     DenseLevel,
     Detections,
-    decode,
+    boxes_of_peaks,
     dense_levels,
     highest_probability,
+    keep_best,
     suppression_of,
 )
 from detseg3d.models.merging.paste import RoiPrediction
@@ -105,6 +108,21 @@ class GridImages(NamedTuple):
     def of(cls, model: DetSeg3D, image: torch.Tensor, device: torch.device) -> GridImages:
         """Resample a fine volume ``(C, Z, Y, X)`` to the detection grid of ``model``, on ``device``."""
         return cls(image, model.to_detection_grid(image[None]).to(device))
+
+
+class DetectorAverage(NamedTuple):
+    """Output of Stage 1, averaged over networks and mirrored copies.
+
+    Attributes
+    ----------
+    levels : list of DenseLevel
+        Finest level first.
+    dense : Tensor of float32, shape ``(K, z, y, x)``, or None
+        Probabilities of the dense map; ``None`` if the plan has no dense map.
+    """
+
+    levels: list[DenseLevel]
+    dense: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -187,16 +205,44 @@ def detect(models: Sequence[DetSeg3D], image: torch.Tensor, options: DetectOptio
     single_pass = None
     if len(models) == 1 and not options.mirror_axes:
         single_pass = _detect_flipped(model, images.detection, (), options.device)
-    levels = average_dense(models, images.detection, options, single_pass)
     shape = image.shape[1:]
+    average = average_dense(models, images.detection, options, single_pass)
+    highest = highest_probability(average.levels, model.cell_sizes, shape)
+    found = boxes_of_peaks(average.levels, model.cell_sizes, shape, inference.candidate_threshold)
+    dense = average.dense
+    del average
+    found = Detections.joined([found, _read_coarsely(models, images, options)])
     limit = options.limit
     if limit is None:
         limit = inference.candidate_limit(math.prod(shape) * math.prod(model.plans.fine_spacing))
-    suppression = suppression_of(inference, limit)
-    candidates = decode(levels, model.cell_sizes, shape, inference.candidate_threshold, suppression)
-    highest = highest_probability(levels, model.cell_sizes, shape)
-    del levels
+    candidates = keep_best(found, shape, suppression_of(inference, limit))
+    if dense is not None and inference.dense_minimum_mm3 is not None:
+        rule = ComponentRule(
+            inference.dense_threshold, inference.dense_minimum_mm3 / math.prod(model.plans.fine_spacing)
+        )
+        cell_size = model.cell_sizes[model.plans.stage1.dense_level]
+        components = uncovered_components(dense, cell_size, shape, candidates, rule)
+        candidates = Detections.joined([candidates, components])
+        candidates = candidates[np.argsort(-candidates.scores, kind="stable")[:limit]]
+    highest = max([highest, *candidates.scores[:1].tolist()])
     return TwoStageOutput(candidates, segment_rois(models, images, candidates, options, single_pass), highest)
+
+
+def _read_coarsely(models: Sequence[DetSeg3D], images: GridImages, options: DetectOptions) -> Detections:
+    """Return the boxes of the second reading of Stage 1, at half resolution, that are larger than the plan's size.
+
+    To the detector, a lesion twice as large as those of the training then looks like one of them.
+    """
+    model, size = models[0], options.inference.coarse_reading_size
+    factor = model.plans.stage1.coarse_factor
+    if size is None or max(factor) == 1:
+        return Detections(np.zeros((0, 6), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    coarse = model.pad_to_stride(functional.avg_pool3d(images.detection, factor))
+    cell_sizes = [[n * by for n, by in zip(cell, factor, strict=True)] for cell in model.cell_sizes]
+    levels = average_dense(models, coarse, options).levels
+    found = boxes_of_peaks(levels, cell_sizes, images.fine.shape[1:], options.inference.candidate_threshold)
+    edges = box_sizes(found.boxes) * np.asarray(model.plans.fine_spacing)
+    return found[(edges > np.asarray(size)).any(axis=1)]
 
 
 def flip_combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -243,7 +289,7 @@ def average_dense(
     image: torch.Tensor,
     options: DetectOptions,
     first_output: DetectorOutput | None = None,
-) -> list[DenseLevel]:
+) -> DetectorAverage:
     """Average Stage 1 over mirrored copies and networks.
 
     Parameters
@@ -258,8 +304,8 @@ def average_dense(
 
     Returns
     -------
-    list of DenseLevel
-        On the CPU, finest level first.
+    DetectorAverage
+        On the CPU.
 
     Raises
     ------
@@ -269,6 +315,7 @@ def average_dense(
     flips = flip_combinations(options.mirror_axes)
     weight = 1 / (len(flips) * len(models))
     total: list[DenseLevel] = []
+    dense: torch.Tensor | None = None
     for model in models:
         for axes in flips:
             is_known = first_output is not None and model is models[0] and not axes
@@ -285,10 +332,15 @@ def average_dense(
                 total[index].probability += weight * level.probability.cpu()
                 total[index].log_size += weight * level.log_size.float().cpu()
                 total[index].offset += weight * level.offset.float().cpu()
+            if output.dense is not None:
+                probability = output.dense[0].float().sigmoid().flip([axis + 1 for axis in axes]).cpu()
+                dense = weight * probability if dense is None else dense + weight * probability
             del output  # before the next pass needs the memory
     for level in total:
         _check_finite((level.probability, level.log_size, level.offset), models, image, options.device)
-    return total
+    if dense is not None:
+        _check_finite((dense,), models, image, options.device)
+    return DetectorAverage(total, dense)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ The texts are stored in ``plans.json`` and shown to users.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -23,7 +24,7 @@ from detseg3d.planning.rules.ct_window import clipped_fraction
 from detseg3d.planning.rules.curriculum import WINDOW_EDGES
 from detseg3d.planning.rules.grids import ANISOTROPY, OUTLIER_VOLUME, SPARE_VOLUME, long_axes
 from detseg3d.planning.rules.heads import LEVEL_CELLS, assign_levels, lesion_spans
-from detseg3d.planning.rules.inference_limits import CANDIDATES_PER_LESION
+from detseg3d.planning.rules.inference_limits import CANDIDATES_PER_LESION, USUAL_PERCENTILE
 from detseg3d.planning.rules.length import MAX_STEPS, MIN_STEPS
 from detseg3d.planning.rules.rois import MIN_EXTENT_VOXELS
 from detseg3d.planning.rules.suppression import DISTANCES, OVERLAPS, Suppression
@@ -426,6 +427,21 @@ def explain_length(training: TrainingPlan, cases: int, lesions: int) -> Decision
         reason=f"There are {cases} cases and {lesions} lesions. The number of steps is 1000 times the square root of "
         f"their sum, from {MIN_STEPS} to {MAX_STEPS}. detseg3d_train logs how many hours this takes. --max_minutes "
         "makes it shorter.",
+    )
+
+
+def explain_coarse_reading(plans: Plans) -> Decision:
+    """Explain the second reading of Stage 1 at half resolution."""
+    name, size = "coarse reading", plans.inference.coarse_reading_size
+    if size is None:
+        return Decision(name=name, value="none", reason="There is no lesion to measure.")
+    work = 1 / math.prod(plans.stage1.coarse_factor)
+    return Decision(
+        name=name,
+        value=f"for boxes larger than {format_spacing(size)}",
+        reason=f"{USUAL_PERCENTILE} % of the training lesions are smaller, so the detector has seen few larger ones. "
+        f"At half resolution, larger lesions look like the usual ones. This takes {work:.2g} of the time of the first "
+        "reading.",
     )
 
 

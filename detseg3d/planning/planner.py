@@ -24,7 +24,7 @@ from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import CaseLesions, case_lesions
 from detseg3d.planning.rules.ct_window import ct_window
 from detseg3d.planning.rules.grids import choose_fine_spacing, planned_volumes
-from detseg3d.planning.rules.inference_limits import choose_candidate_limit
+from detseg3d.planning.rules.inference_limits import choose_candidate_limit, choose_coarse_reading_size
 from detseg3d.planning.rules.length import STEPS_PER_EPOCH, choose_steps, choose_val_every
 from detseg3d.planning.rules.rois import (
     choose_min_rois_per_window,
@@ -169,6 +169,7 @@ def plan_dataset(
     decisions += [explain.explain_bound(plans, detection.cells(), extents), explain.explain_curriculum(plans)]
     decisions.append(explain.explain_length(needs.training, len(cases), len(extents)))
     decisions.append(explain.explain_mirroring(mirror_axes, orders, dataset.class_names))
+    decisions.append(explain.explain_coarse_reading(plans))
     decisions.append(explain.explain_candidates(plans, [scan.lesions for scan in scans]))
     decisions.append(explain.explain_suppression(suppression))
     decisions += explain.explain_data(fingerprint, plans)
@@ -195,6 +196,7 @@ def _plan_inference(
 ) -> InferencePlan:
     """Plan the inference. If the labels do not number their lesions, a lesion is a connected component."""
     limit = choose_candidate_limit([len(case) for case in cases], [case.volume for case in cases], roi.size)
+    extents = np.concatenate([np.zeros((0, 3)), *(case.extents for case in cases)])
     return InferencePlan(
         candidate_density=limit.density,
         min_candidates=limit.minimum,
@@ -203,6 +205,7 @@ def _plan_inference(
         suppression_iou=suppression.iou,
         join_touching=not dataset.instances,
         mirror_axes=mirror_axes,
+        coarse_reading_size=choose_coarse_reading_size(extents),
         roi_batch_size=choose_roi_batch(roi.size),
     )
 

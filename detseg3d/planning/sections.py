@@ -205,6 +205,14 @@ class Stage1Plan(StrictModel):
         larger = [level for level, stage in enumerate(self.head_stages) if max(self.cumulative_stride(stage)) > 1]
         return larger[0] if larger else len(self.head_stages) - 1
 
+    @property
+    def coarse_factor(self) -> tuple[int, int, int]:
+        """Detection voxels ``(z, y, x)`` per voxel of the second reading: the stride of the stem.
+
+        The stem leaves out axes that are already coarse. 1 along all axes if no stage pools.
+        """
+        return next((stride for stride in self.strides if max(stride) > 1), (1, 1, 1))
+
     def cumulative_stride(self, stage: int) -> tuple[int, int, int]:
         """Return the detection voxels ``(z, y, x)`` per cell of a backbone stage."""
         z, y, x = (math.prod(stride[axis] for stride in self.strides[: stage + 1]) for axis in range(3))
@@ -457,6 +465,24 @@ class InferencePlan(Thresholds):
         description=(
             "Axes of the mirrored copies of test-time augmentation; 0 is z. They must be among the axes of the "
             "training."
+        ),
+    )
+    coarse_reading_size: Spacing | None = Field(
+        default=None,
+        description=(
+            "Stage 1 reads the volume a second time at half resolution, for boxes with an edge (z, y, x) in mm longer "
+            "than this. Planned: the 95th percentile of the training lesions. null: no second reading."
+        ),
+    )
+    dense_threshold: Fraction = Field(
+        default=0.3,
+        description="Lowest probability of a cell of the dense map that belongs to a component.",
+    )
+    dense_minimum_mm3: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description=(
+            "Connected components of the dense map become candidates if they are larger than this volume in mm³ and "
+            "boxes cover less than half of them. null: no component becomes a candidate."
         ),
     )
     roi_batch_size: Count = Field(

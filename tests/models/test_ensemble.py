@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -114,14 +115,14 @@ def make_image(shape: tuple[int, int, int] = (4, 5, 6)) -> torch.Tensor:
 
 @pytest.mark.parametrize("mirror_axes", [(2,), (0, 1), (0, 1, 2)])
 def test_flips_change_nothing_for_a_network_that_turns_with_its_image(mirror_axes: tuple[int, ...]) -> None:
-    [plain] = average_dense([Toy()], make_image(), options())  # type: ignore[list-item]
-    [averaged] = average_dense([Toy()], make_image(), options(mirror_axes))  # type: ignore[list-item]
+    [plain] = average_dense([Toy()], make_image(), options()).levels  # type: ignore[list-item]
+    [averaged] = average_dense([Toy()], make_image(), options(mirror_axes)).levels  # type: ignore[list-item]
     assert_equal_levels(plain, averaged)
 
 
 def test_flips_change_something_for_a_network_that_does_not() -> None:
     toy = Toy(biased=True)
-    [plain], [averaged] = (average_dense([toy], make_image(), options(axes)) for axes in ((), (2,)))  # type: ignore[list-item]
+    [plain], [averaged] = (average_dense([toy], make_image(), options(axes)).levels for axes in ((), (2,)))  # type: ignore[list-item]
     assert not torch.allclose(plain.probability, averaged.probability)
 
 
@@ -129,6 +130,51 @@ def test_every_flip_is_one_pass() -> None:
     toy = Toy()
     average_dense([toy], make_image(), options((0, 1, 2)))  # type: ignore[list-item]
     assert toy.calls == 8
+
+
+def blobs(shape: tuple[int, int, int]) -> torch.Tensor:
+    """An image ``(1, 1, Z, Y, X)`` that is bright in one corner block and dark elsewhere."""
+    image = torch.zeros(1, 1, *shape)
+    image[..., 8:24, 8:24, 8:24] = 1.0
+    return image
+
+
+class Sized(DetSeg3D):
+    """Stage 1 that sees only blocks of 8 voxels: its box has 8 voxels wherever the mean of such a block is high."""
+
+    def detect(self, image: torch.Tensor) -> DetectorOutput:
+        levels = []
+        for stage in self.plans.stage1.head_stages:
+            stride = self.plans.stage1.cumulative_stride(stage)
+            cells = torch.nn.functional.avg_pool3d(image, stride)
+            near = torch.nn.functional.avg_pool3d(cells, 3, 1, 1)
+            size = torch.full((1, 3, *cells.shape[2:]), math.log(8 / stride[0]))
+            levels.append(LevelOutput(40 * near - 24, size, torch.zeros_like(size)))
+        features = torch.zeros(1, self.plans.stage1.fpn_channels, *levels[0].heatmap.shape[2:])
+        return DetectorOutput(levels, features)
+
+
+@pytest.mark.parametrize(("size", "edges"), [(None, {8.0}), ((12.0, 12.0, 12.0), {8.0, 16.0}), ((20.0,) * 3, {8.0})])
+def test_a_second_reading_at_half_resolution_adds_the_boxes_above_a_size(
+    size: tuple[float, ...] | None, edges: set[float], tiny_plans: Plans
+) -> None:
+    keep_all = {"suppression_distance": 0, "suppression_iou": 1, "min_candidates": 1000}
+    plans = tiny_plans.evolve(inference={"coarse_reading_size": size, **keep_all})
+    candidates = Sized(plans).infer(blobs((32, 32, 36))[0]).candidates
+    longest = (candidates.boxes[:, 3:] - candidates.boxes[:, :3]).max(axis=1)
+    assert set(longest.round(3).tolist()) == edges
+    if 16.0 in edges:
+        place = candidates.boxes[longest.round(3) == 16].mean(axis=0)
+        assert place == pytest.approx([8, 8, 8, 24, 24, 24], abs=2)
+
+
+def test_a_second_reading_leaves_coarse_axes_as_they_are(tiny_plans: Plans) -> None:
+    stage1 = {"strides": [[1, 2, 2], [2, 2, 2]], "kernels": [[1, 3, 3], [3, 3, 3]]}
+    assert tiny_plans.evolve(stage1=stage1).stage1.coarse_factor == (1, 2, 2)
+    fine = {"strides": [[1, 1, 1], [2, 2, 2]], "head_stages": [1], "level_max_sizes": []}
+    assert tiny_plans.evolve(stage1=fine).stage1.coarse_factor == (2, 2, 2)
+    never = {"strides": [[1, 1, 1], [1, 1, 1]]}
+    assert tiny_plans.evolve(stage1=never).stage1.coarse_factor == (1, 1, 1)
 
 
 NOT_FINITE = r"output is not finite(.|\n)*cpu with (.|\n)*-device cpu"
@@ -160,7 +206,7 @@ def test_the_cause_of_an_overflow_is_named(
 
 def test_probabilities_of_models_are_averaged() -> None:
     models = [Toy(1.0), Toy(-2.0)]
-    [level] = average_dense(models, make_image(), options())  # type: ignore[arg-type]
+    [level] = average_dense(models, make_image(), options()).levels  # type: ignore[arg-type]
     image = make_image()[0]
     torch.testing.assert_close(level.probability, (image.sigmoid() + (-2 * image).sigmoid()) / 2)
 

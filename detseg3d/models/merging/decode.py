@@ -18,7 +18,17 @@ from detseg3d.models.networks.detector import LevelOutput
 from detseg3d.planning.recall_bound import PEAKS_PER_CANDIDATE
 from detseg3d.planning.sections import InferencePlan
 
-__all__ = ["DenseLevel", "Detections", "decode", "dense_levels", "highest_probability", "peaks", "suppression_of"]
+__all__ = [
+    "DenseLevel",
+    "Detections",
+    "boxes_of_peaks",
+    "decode",
+    "dense_levels",
+    "highest_probability",
+    "keep_best",
+    "peaks",
+    "suppression_of",
+]
 
 # exp(6) is about 400 cells. A wild size regression must not become an infinite box.
 _MAX_LOG_SIZE = 6.0
@@ -57,6 +67,15 @@ class Detections:
 
     def __iter__(self) -> Iterator[Any]:
         raise TypeError("iterate over .boxes, .scores or .classes")
+
+    @classmethod
+    def joined(cls, parts: Sequence[Detections]) -> Detections:
+        """Return the boxes of several detections, one after the other."""
+        return cls(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.classes for part in parts]),
+        )
 
 
 @dataclass
@@ -172,10 +191,27 @@ def decode(
     threshold: float,
     suppression: Suppression,
 ) -> Detections:
-    """Turn the dense output of Stage 1 into the boxes of one volume.
+    """Turn the dense output of Stage 1 into the boxes of one volume, without duplicates.
 
-    The suppression starts from ten times as many peaks as its limit. A large lesion has several peaks, and these must
-    not take the places of weak lesions elsewhere.
+    Parameters
+    ----------
+    levels, cell_sizes, shape, threshold
+        As in :func:`boxes_of_peaks`.
+    suppression : Suppression
+        As in :func:`keep_best`.
+
+    Returns
+    -------
+    Detections
+        Best score first, boxes in fine voxel edges.
+    """
+    return keep_best(boxes_of_peaks(levels, cell_sizes, shape, threshold), shape, suppression)
+
+
+def boxes_of_peaks(
+    levels: Sequence[DenseLevel], cell_sizes: Sequence[Sequence[float]], shape: Sequence[int], threshold: float
+) -> Detections:
+    """Return the box of every peak of the heatmaps, duplicates included.
 
     Parameters
     ----------
@@ -184,19 +220,16 @@ def decode(
     cell_sizes : sequence of 3 floats
         Fine voxels per cell ``(z, y, x)`` of each level.
     shape : sequence of 3 ints
-        Shape ``(z, y, x)`` of the volume on the fine grid. Peaks in the padding are dropped, centres outside the volume
-        are moved into it, and boxes are clipped to it.
+        Shape ``(z, y, x)`` of the volume on the fine grid. Peaks in the padding are dropped, and centres outside the
+        volume are moved into it.
     threshold : float
         Lowest probability of a candidate.
-    suppression : Suppression
-        Which duplicates are dropped, and the largest number of candidates (``limit``, which must not be ``None``).
 
     Returns
     -------
     Detections
-        Best score first, boxes in fine voxel edges.
+        Level by level, boxes in fine voxel edges. Boxes may reach beyond the volume.
     """
-    assert suppression.limit is not None, "decoding needs a limit of candidates"
     boxes, scores, classes = [], [], []
     extent = torch.tensor(tuple(shape), dtype=torch.float32)
     for level, cell_size in zip(levels, cell_sizes, strict=True):
@@ -214,7 +247,30 @@ def decode(
         boxes.append(boxes_from_centers_and_sizes(center.numpy(), size.numpy()))
         scores.append(level.probability[label, z, y, x].cpu().float().numpy())
         classes.append(label.cpu().numpy())
-    detections = Detections(np.concatenate(boxes), np.concatenate(scores), np.concatenate(classes))
+    return Detections(np.concatenate(boxes), np.concatenate(scores), np.concatenate(classes))
+
+
+def keep_best(detections: Detections, shape: Sequence[int], suppression: Suppression) -> Detections:
+    """Clip boxes to the volume and drop duplicates.
+
+    The suppression starts from ten times as many boxes as its limit. A large lesion has several peaks, and these must
+    not take the places of weak lesions elsewhere.
+
+    Parameters
+    ----------
+    detections : Detections
+        Boxes in fine voxel edges.
+    shape : sequence of 3 ints
+        Shape ``(z, y, x)`` of the volume on the fine grid.
+    suppression : Suppression
+        Which duplicates are dropped, and the largest number of candidates (``limit``, which must not be ``None``).
+
+    Returns
+    -------
+    Detections
+        Best score first.
+    """
+    assert suppression.limit is not None, "decoding needs a limit of candidates"
     best_first = np.argsort(-detections.scores, kind="stable")
     detections = detections[best_first[: PEAKS_PER_CANDIDATE * suppression.limit]]
     clipped = clip_boxes(detections.boxes, shape)

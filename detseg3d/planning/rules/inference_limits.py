@@ -1,4 +1,4 @@
-"""Rules for the limits of the inference: how many candidates a scan may have."""
+"""Rules for the inference: how many candidates a scan may have, and which lesions the second reading looks for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["choose_candidate_limit"]
+from detseg3d.core.arrays import FloatArray, Spacing
+
+__all__ = ["USUAL_PERCENTILE", "choose_candidate_limit", "choose_coarse_reading_size"]
 
 
 CANDIDATES_PER_LESION = 4
@@ -19,6 +21,8 @@ _COVERED_BY_FLOOR = MIN_CANDIDATES // CANDIDATES_PER_LESION
 CANDIDATE_MASKS_BYTES = 1e9
 _CANDIDATE_CEILINGS = (1000, 20_000)
 _MAX_IN_PLANS = 100_000
+USUAL_PERCENTILE = 95
+"""Percentile of the sizes of the training lesions. Lesions above it are too few to be learned well."""
 
 
 class CandidateLimit(NamedTuple):
@@ -69,3 +73,27 @@ def choose_candidate_limit(
     # lesions as the training scan with the most lesions.
     minimum = max(MIN_CANDIDATES, most_lesions)
     return CandidateLimit(float(f"{density:.6g}"), min(minimum, _MAX_IN_PLANS), min(maximum, _MAX_IN_PLANS))
+
+
+def choose_coarse_reading_size(extents: FloatArray) -> Spacing | None:
+    """Choose the size above which a lesion is looked for at half resolution: the 95th percentile, axis by axis.
+
+    Parameters
+    ----------
+    extents : ndarray, shape ``(N, 3)``
+        Edges ``(z, y, x)`` of the training lesions' boxes in mm.
+
+    Returns
+    -------
+    3 floats or None
+        In mm; ``None`` without lesions.
+
+    Examples
+    --------
+    >>> choose_coarse_reading_size(np.linspace(0, 100, 101)[:, None] * [1.0, 1.0, 0.5])
+    (95.0, 95.0, 47.5)
+    """
+    if len(extents) == 0:
+        return None
+    z, y, x = (float(f"{edge:.4g}") for edge in np.percentile(extents, USUAL_PERCENTILE, axis=0))
+    return z, y, x
