@@ -8,7 +8,8 @@
 The first command predicts all scans with one model and writes table.json and table.md. Changed scans and candidates are
 kept, so a command that was cut off goes on where it was, and another operating point takes seconds. The second command
 only writes the changed scans as raw data sets: SCANS/CONDITION/DatasetXXX_Name. The third command judges masks of
-another system on these scans: MASKS/CONDITION/CASE.nii.gz. The fourth command tests the model on another data set.
+another system on these scans: MASKS/CONDITION/CASE.nii.gz. If there is also a probability map of nnU-Net, CASE.npz, the
+lesions get scores. The fourth command tests the model on another data set.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from benchmarks.shift.judging import ScanResult, judge_mask
 from benchmarks.shift.scans import LabelledScan
@@ -48,9 +49,12 @@ def judge_stored_mask(scan: LabelledScan, folder: Path, dataset: RawDataset) -> 
 
 
 def _with_scores(lesions: Lesions, map_: ProbabilityMap) -> Lesions:
-    """Return the lesions with the mean probability of their voxels as scores."""
-    owner = lesions.instances.ravel()
-    size = 1 + max(lesions.classes, default=0)
-    voxels = np.bincount(owner, minlength=size)
-    total = np.bincount(owner, weights=map_.probability.ravel(), minlength=size)
-    return replace(lesions, scores={number: float(total[number] / voxels[number]) for number in lesions.classes})
+    """Return the lesions with the 95th percentile of the probabilities of their voxels as scores.
+
+    In clean scans this score gives a higher average precision to nnU-Net than the mean or the maximum.
+    """
+    numbers = sorted(lesions.classes)
+    scores = ndimage.labeled_comprehension(
+        map_.probability, lesions.instances, numbers, lambda values: np.percentile(values, 95), np.float64, 0.0
+    )
+    return replace(lesions, scores=dict(zip(numbers, scores.tolist(), strict=True)))

@@ -44,14 +44,15 @@ def test_components_of_a_mask_are_lesions_without_scores(scan: LabelledScan, fol
     assert result.scores is None and result.scores_any is None
 
 
-def test_the_score_of_a_component_is_the_mean_probability_of_its_voxels(scan: LabelledScan, folder: Path) -> None:
+def test_the_score_of_a_component_is_the_95th_percentile_of_its_probabilities(scan: LabelledScan, folder: Path) -> None:
     probability = np.full(SHAPE, 0.1, np.float32)
-    probability[1, 1:3, 1:3], probability[2, 1:3, 1:3], probability[5, 0, 9] = 0.75, 1.0, 0.625
+    probability[1:3, 1:3, 1:3], probability[2, 2, 2], probability[5, 0, 9] = 0.75, 1.0, 0.625
     np.savez(folder / "case.npz", probabilities=np.stack([1 - probability, probability]))
     result = judge_stored_mask(scan, folder, DATASET)
     assert result.scores is not None
-    assert result.scores.true_positive == (0.875,) and result.scores.false_positive == (0.625,)
-    assert result.scores.truth == (0.875, None)
+    # The percentile lies at place 0.95 * 7 = 6.65 of the eight sorted values.
+    assert result.scores.true_positive == pytest.approx((0.75 + 0.65 * 0.25,))
+    assert result.scores.false_positive == (0.625,) and result.scores.truth[1] is None
 
 
 def test_a_mask_on_another_grid_is_refused(scan: LabelledScan, folder: Path) -> None:
