@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
-from detseg3d.models.detseg import DetSeg3D
+from benchmarks.accuracy.mask_losses import blob_dice_ce, component_dice_ce
+from detseg3d.models.detseg import DetSeg3D, MaskLoss
 from detseg3d.models.networks.blocks import GroupNorm
+from detseg3d.models.networks.segmenter import Segmenter
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.backbone import add_fine_stage
 from detseg3d.planning.rules.heads import LEVEL_CELLS
@@ -165,6 +168,47 @@ def _instance_norm(channels: int) -> nn.Module:
     return nn.InstanceNorm3d(channels, affine=True)
 
 
+def _wider(factor: float) -> Change:
+    """Stage 2 with more channels at every scale. Its parameters grow with the square of the factor."""
+
+    def change(plans: Plans) -> Plans:
+        return plans.evolve(stage2={"channels": tuple(8 * round(factor * n / 8) for n in plans.stage2.channels)})
+
+    return change
+
+
+def _one_more_scale(plans: Plans) -> Plans:
+    """Stage 2 with one more scale of 160 channels, which costs little because it has few samples."""
+    stage2 = plans.stage2
+    return plans.evolve(
+        stage2={
+            "channels": (*stage2.channels, 160),
+            "strides": (*stage2.strides, (2, 2, 2)),
+            "kernels": (*stage2.kernels, (3, 3, 3)),
+        }
+    )
+
+
+class _CoreSegmenter(Segmenter):
+    """Stage 2 that scores an RoI from the core of its mask, the samples of at least half the highest probability."""
+
+    def mask_weight(self, mask: torch.Tensor) -> torch.Tensor:
+        weight = super().mask_weight(mask)
+        core = weight * (weight >= 0.5 * weight.amax(dim=1, keepdim=True))
+        return core / core.sum(dim=1, keepdim=True)
+
+
+def _score_from_core(plans: Plans) -> DetSeg3D:
+    model = DetSeg3D(plans)
+    segmenter = _CoreSegmenter(plans.stage2, plans.num_channels, plans.num_classes, plans.stage1.channels[-1])
+    model.segmenter = segmenter.to(memory_format=torch.channels_last_3d)
+    return model
+
+
+def _with_mask_loss(loss: MaskLoss) -> Callable[[Plans], DetSeg3D]:
+    return lambda plans: DetSeg3D(plans, mask_loss=loss)
+
+
 VARIANTS: dict[str, Variant] = {
     "baseline": Variant("the plan as it is"),
     # Curriculum
@@ -221,6 +265,12 @@ VARIANTS: dict[str, Variant] = {
     "more RoIs": _training("RoIs of larger windows", roi_voxel_fraction=0.5),
     "12 RoIs": _training("RoIs of a step", min_rois_per_window=12),
     "3 RoIs": _training("RoIs of a step", min_rois_per_window=3),
+    "Stage 2, one more scale": Variant("capacity of Stage 2", plan=_one_more_scale),
+    "Stage 2 wider, 1.5": Variant("capacity of Stage 2", plan=_wider(1.5)),
+    "Stage 2 wider, 2.4": Variant("capacity of Stage 2", plan=_wider(2.4)),
+    "score of the core": Variant("score of small lesions", build_model=_score_from_core),
+    "blob loss": Variant("mask loss", build_model=_with_mask_loss(blob_dice_ce)),
+    "loss per component": Variant("mask loss", build_model=_with_mask_loss(component_dice_ce)),
     "attention": Variant("context attention", {"stage2": {"context_attention": True}}),
     # Inference
     "detection weight 0.7": Variant("how the scores combine", {"inference": {"detection_weight": 0.7}}),

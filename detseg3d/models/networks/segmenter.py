@@ -119,16 +119,27 @@ class Segmenter(nn.Module):
         mask = self.mask(image)
         return SegmenterOutput(mask, self._score(bottom, image, mask))
 
+    def mask_weight(self, mask: torch.Tensor) -> torch.Tensor:
+        """Return the weight of each sample in the score, shape ``(N, z·y·x)``: its share of the predicted mask.
+
+        The mask is detached, so that the loss of the score does not change the mask.
+
+        Parameters
+        ----------
+        mask : Tensor, shape ``(N, K, z, y, x)``
+            Logits.
+        """
+        weight = mask.detach().float().sigmoid().amax(dim=1).flatten(1)
+        return weight / (weight.sum(dim=1, keepdim=True) + 1)
+
     def _score(self, bottom: torch.Tensor, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Score the RoI from its coarsest features and from the finest features under the predicted mask.
 
-        Pooling over the mask makes the score depend on the segmented object and not on its surroundings. The mask is
-        detached, so that the loss of the score does not change the mask.
+        Pooling over the mask makes the score depend on the segmented object and not on its surroundings.
         """
-        weight = mask.detach().float().sigmoid().amax(dim=1).flatten(1)
-        weight = weight / (weight.sum(dim=1, keepdim=True) + 1)
         voxels = image.permute(0, 2, 3, 4, 1).flatten(1, 3)  # a view, for channels-last memory
-        covered = torch.bmm(weight[:, None].to(voxels.dtype), voxels)[:, 0].float()
+        weight = self.mask_weight(mask)[:, None].to(voxels.dtype)
+        covered = torch.bmm(weight, voxels)[:, 0].float()
         pooled = torch.cat([bottom.float().mean(dim=(2, 3, 4)), bottom.float().amax(dim=(2, 3, 4)), covered], dim=1)
         score: torch.Tensor = self.score(pooled)
         return score
