@@ -120,14 +120,23 @@ def add_length_flags(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_augmentation_flag(group: argparse._ActionsContainer) -> None:
-    """Add ``--augmentation``, the amount of augmentation, to a parser or a group of flags."""
+def add_augmentation_flag(group: argparse._ActionsContainer, default: Augmentation | None, use: str) -> None:
+    """Add ``--augmentation``, the amount of augmentation, to a parser or a group of flags.
+
+    Parameters
+    ----------
+    group : parser or argument group
+    default : Augmentation or None
+    use : str
+        The default, as the last clause of the help text.
+    """
     group.add_argument(
         "--augmentation",
         type=augmentation,
+        default=default,
         metavar="{" + ",".join(map(str, Augmentation)) + "}",
         help="how much training windows are changed: none only flips them, strong imitates other scanners, protocols "
-        "and patients (default: the value in the plans, usually standard)",
+        f"and patients; {use}",
     )
 
 

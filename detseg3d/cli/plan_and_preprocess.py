@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from detseg3d.cli.arguments import (
+    add_augmentation_flag,
     add_precision_flag,
     add_processes_flag,
     add_root_flags,
@@ -21,6 +22,7 @@ from detseg3d.cli.arguments import (
 )
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
+from detseg3d.core.augmentation import Augmentation
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 
@@ -75,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="memory limit of the training (GPU memory if there is a GPU)",
     )
     add_precision_flag(plan, Precision.AUTO, "used for memory planning and for training (default: auto)")
+    add_augmentation_flag(plan, Augmentation.STANDARD, "default: standard")
     plan.add_argument(
         "--inference_gb",
         type=positive_float,
@@ -127,6 +130,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         seed=options.seed,
         roi_size=options.roi_size,
         interpolation_order=options.order,
+        augmentation=options.augmentation,
         precision=options.precision,
         instances=options.instances,
         keep_plans=options.keep_plans,

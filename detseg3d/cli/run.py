@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--roi_size", type=positive_int, metavar="N", help="edge length of the RoI cube in samples, such as 32"
     )
-    add_augmentation_flag(training)
+    add_augmentation_flag(training, None, "default: the value in the plans, usually standard")
     training.add_argument(
         "--training_gb", type=positive_float, default=8.0, metavar="GB", help="memory limit of the training"
     )

@@ -85,7 +85,7 @@ def _add_schedule_flags(parser: argparse.ArgumentParser) -> None:
         metavar="AXES",
         help="axes for flips in training and inference: letters such as x or zyx, or none",
     )
-    add_augmentation_flag(schedule)
+    add_augmentation_flag(schedule, None, "default: the value in the plans, usually standard")
     schedule.add_argument(
         "--disable_tta",
         action="store_true",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detseg3d.core.augmentation import Augmentation
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
 from detseg3d.core.precision import Precision
@@ -72,6 +73,8 @@ class PrepareOptions:
         Size of the RoI in samples instead of the planned one.
     interpolation_order : int
         Interpolation of the images: 1 linear, 3 cubic.
+    augmentation : Augmentation
+        How much the training changes the windows.
     precision : Precision
         Precision of the training, for which the memory is planned. ``AUTO``: that of this machine.
     instances : bool
@@ -91,6 +94,7 @@ class PrepareOptions:
     seed: int | None = None
     roi_size: int | Sequence[int] | None = None
     interpolation_order: int = 1
+    augmentation: Augmentation = Augmentation.STANDARD
     precision: Precision = Precision.AUTO
     instances: bool = False
     keep_plans: bool = False
@@ -339,7 +343,7 @@ def _plan(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: Prepar
         options.inference_gb,
         precision,
     )
-    plans = plans.evolve(training={"precision": options.precision})
+    plans = plans.evolve(training={"precision": options.precision, "augmentation": options.augmentation})
     for decision in plans.decisions:
         if decision.name == "warning":
             logger.warning("%s: %s", raw.name, decision.reason)

@@ -181,8 +181,8 @@ def _vanished(
 
     The largest lesion comes first. If two lesions need the same voxel, the smaller one then gets it.
     """
-    missing = np.setdiff1d(labels, result)
-    missing = missing[missing > 0]
+    # Sorting only the voxels of lesions takes much less time than sorting whole windows.
+    missing = np.setdiff1d(labels[labels > 0], result[result > 0])
     if len(missing) == 0:
         return []
     voxels = np.argwhere(np.isin(labels, missing))

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.core.tensors import tensor_of
-from detseg3d.training.augmentation.operators import apply_along_axes, gaussian_matrix, smooth_field
+from detseg3d.training.augmentation.operators import blur_widely, smooth_field
 from detseg3d.training.augmentation.table import AugmentationTable
 
 __all__ = ["change_intensities", "change_local_contrast", "multiply_bias", "random_curve"]
@@ -144,9 +144,7 @@ def change_local_contrast(
         return image
     shape = image.shape[1:]
     voxels = [min(spacing) / step for step in spacing]
-    region = apply_along_axes(
-        image, [gaussian_matrix(n, _REGION_BLUR * v) if n > 1 else None for n, v in zip(shape, voxels, strict=True)]
-    )
+    region = blur_widely(image, [_REGION_BLUR * v for v in voxels])
     field = smooth_field(shape, [_REGION_LENGTH * v for v in voxels], random)
     return torch.lerp(region, image, torch.exp(table.local_contrast.size(random) * field))
 

@@ -18,6 +18,7 @@ from detseg3d.core.tensors import tensor_of
 __all__ = [
     "Matrix",
     "apply_along_axes",
+    "blur_widely",
     "fill_from_surroundings",
     "gaussian_matrix",
     "interpolation_matrix",
@@ -124,6 +125,24 @@ def apply_along_axes(image: torch.Tensor, matrices: Sequence[Matrix | None]) -> 
         channels, _, height, width = image.shape
         image = torch.matmul(along_z, image.reshape(channels, image.shape[1], -1)).reshape(channels, -1, height, width)
     return image
+
+
+def blur_widely(image: torch.Tensor, sigma: Sequence[float]) -> torch.Tensor:
+    """Blur an image by a wide Gaussian, computed on fewer points and interpolated.
+
+    Parameters
+    ----------
+    image : Tensor, shape ``(C, Z, Y, X)``
+    sigma : 3 floats
+        Standard deviation along z, y and x in voxels, at least about 1.
+    """
+    down: list[Matrix] = []
+    up: list[Matrix] = []
+    for length, deviation in zip(image.shape[1:], sigma, strict=True):
+        points = slice_positions(length, min(max(1.0, deviation), float(length)), 0.5)
+        down.append(sampling_matrix(points, length, deviation * _FULL_WIDTH))
+        up.append(interpolation_matrix(points, length))
+    return apply_along_axes(apply_along_axes(image, down), up)
 
 
 def smooth_field(

@@ -1,4 +1,4 @@
-"""Replacement of regions without lesions: boxes, and everything beyond a surface.
+"""Replacement of regions without lesions: beyond the scan, boxes, and everything beyond a surface.
 
 A region beyond a surface imitates a scan whose skull was removed, a scan masked to the body, or the end of the field of
 view. No region contains or touches a lesion.
@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from detseg3d.core.tensors import tensor_of
-from detseg3d.training.augmentation.affine import AffineMap
-from detseg3d.training.augmentation.operators import apply_along_axes, gaussian_matrix, smooth_field
+from detseg3d.training.augmentation.affine import AffineMap, source_region
+from detseg3d.training.augmentation.operators import blur_widely, smooth_field, widen
 from detseg3d.training.augmentation.table import AugmentationTable, Change
 
 __all__ = ["Source", "air_of", "replace_regions"]
@@ -59,22 +59,39 @@ class Source:
     affine: AffineMap
     air: npt.NDArray[np.float32]
 
+    def places(self, axis: int, window: Sequence[int]) -> torch.Tensor:
+        """Return where each voxel of the window lies along an axis of the scan, in voxel edges.
+
+        The result has the shape of the window, or one voxel along the axes on which it does not depend.
+        """
+        place = torch.full((1, 1, 1), float(self.affine.center[axis]))
+        for other in range(3):
+            step = self.affine.matrix[axis, other]
+            if step:
+                offsets = (np.arange(window[other]) + 0.5 - window[other] / 2) * step
+                place = place + tensor_of(offsets, np.float32).reshape([-1 if k == other else 1 for k in range(3)])
+        return place
+
     def distance_from_middle(self, window: Sequence[int]) -> torch.Tensor:
         """Return the distance of each voxel of the window from the middle of the scan.
 
         1 is the distance of the ellipsoid that touches the six sides of the scan.
         """
-        half_scan = np.asarray(self.shape) / 2
         total = torch.zeros(tuple(window))
         for axis in range(3):
-            start = (self.affine.center[axis] - half_scan[axis]) / half_scan[axis]
-            place = torch.full((1, 1, 1), float(start))
-            for other in range(3):
-                offsets = (np.arange(window[other]) + 0.5 - window[other] / 2) * self.affine.matrix[axis, other]
-                size = [-1 if k == other else 1 for k in range(3)]
-                place = place + tensor_of(offsets / half_scan[axis], np.float32).reshape(size)
-            total += place.square()
+            total += (self.places(axis, window) / (self.shape[axis] / 2) - 1).square()
         return total.sqrt_()
+
+    def is_beyond(self, window: Sequence[int]) -> torch.Tensor | None:
+        """Return the voxels of the window that lie outside the scan; ``None`` if there are none."""
+        low, high = source_region(self.affine, window)
+        if np.all(low >= -1) and np.all(high <= np.asarray(self.shape) + 1):
+            return None
+        beyond = torch.zeros(tuple(window), dtype=torch.bool)
+        for axis in range(3):
+            place = self.places(axis, window)
+            beyond |= (place < 0) | (place > self.shape[axis])
+        return beyond
 
 
 def air_of(image: Any) -> npt.NDArray[np.float32]:
@@ -103,7 +120,7 @@ def replace_regions(
     table: AugmentationTable,
     random: np.random.Generator,
 ) -> torch.Tensor:
-    """Fill boxes in some windows, and everything beyond a surface in some.
+    """Fill what lies beyond the scan in some windows, boxes in some, and everything beyond a surface in some.
 
     Parameters
     ----------
@@ -119,6 +136,10 @@ def replace_regions(
     -------
     Tensor of float32, shape ``(C, Z, Y, X)``
     """
+    if table.beyond.happens(random):
+        beyond = source.is_beyond(image.shape[1:])
+        if beyond is not None:
+            image = torch.where(beyond, air[:, None, None, None], image)
     if table.cut_outs.happens(random):
         filling = _filling(image, air, source.spacing, random).expand_as(image)
         image = image.clone()
@@ -127,7 +148,7 @@ def replace_regions(
     if table.outside.happens(random):
         distance = _draw_surface(source, image.shape[1:], random)
         limit = table.outside.size(random) if distance.is_ellipsoid else float(random.uniform(-0.5, 0.9))
-        lesions = distance.values[tensor_of(instances) > 0]
+        lesions = distance.values[widen(tensor_of(instances > 0, np.float32)[None])[0] > 0]
         if len(lesions):
             limit = max(limit, float(lesions.max()) + _DISTANCE)
         beyond = distance.values > limit
@@ -174,10 +195,7 @@ def _filling(
     if kind < _AIR_FRACTION:
         return air[:, None, None, None]
     if kind < _AIR_FRACTION + _BLURRED_FRACTION:
-        voxels = [_TISSUE_BLUR * min(spacing) / step for step in spacing]
-        return apply_along_axes(
-            image, [gaussian_matrix(n, v) if n > 1 else None for n, v in zip(image.shape[1:], voxels, strict=True)]
-        )
+        return blur_widely(image, [_TISSUE_BLUR * min(spacing) / step for step in spacing])
     share = tensor_of(random.uniform(0, 1, len(image)), np.float32)
     return torch.lerp(air, image.amax(dim=(1, 2, 3)), share)[:, None, None, None]
 

@@ -23,6 +23,9 @@ __all__ = ["change_resolution"]
 
 # An axis keeps at least this many slices.
 _MIN_SLICES = 3
+# No slice is thicker than 10 mm. Scans that are already coarse may lose half of their resolution.
+_MAX_EDGE = 10.0
+_ALWAYS_ALLOWED = 2.0
 # Thickness of a slice as a fraction of the distance between slices: scans may have gaps, or slices that overlap.
 _THICKNESS = (0.6, 1.3)
 _RICIAN_FRACTION = 0.3
@@ -47,7 +50,7 @@ def change_resolution(
     air : Tensor of float32, shape ``(C,)``
         Intensity of air, where the signal of a magnitude image is 0.
     spacing : 3 floats
-        Voxel size ``(z, y, x)``.
+        Voxel size ``(z, y, x)`` in mm.
     table : AugmentationTable
     random : numpy Generator
 
@@ -58,17 +61,18 @@ def change_resolution(
     shape = image.shape[1:]
     positions = _draw_slices(shape, spacing, table, random)
     blur = table.blur.size(random) if table.blur.happens(random) else 0.0
-    matrices: list[Matrix | None] = []
+    down: list[Matrix | None] = []
+    up: list[Matrix | None] = []
     for length, step, slices in zip(shape, spacing, positions, strict=True):
         sigma = blur * min(spacing) / step
         matrix = gaussian_matrix(length, sigma) if sigma > 0 and length > 1 else None
         if slices is not None:
             distance = float(slices[1] - slices[0])
             sampling = sampling_matrix(slices, length, distance * random.uniform(*_THICKNESS))
-            resampling = interpolation_matrix(slices, length) @ sampling
-            matrix = resampling if matrix is None else resampling @ matrix
-        matrices.append(matrix)
-    image = apply_along_axes(image, matrices)
+            matrix = sampling if matrix is None else sampling @ matrix
+        down.append(matrix)
+        up.append(None if slices is None else interpolation_matrix(slices, length))
+    image = apply_along_axes(apply_along_axes(image, down), up)
     if table.noise.happens(random):
         image = _add_noise(image, air, positions, table.noise, random)
     return image
@@ -83,6 +87,8 @@ def _draw_slices(
         edges[int(random.integers(3))] = table.thick_slices.factor(random) * min(spacing)
     elif table.low_resolution.happens(random):
         edges = [table.low_resolution.factor(random) * min(spacing)] * 3
+    largest = max(_MAX_EDGE, _ALWAYS_ALLOWED * min(spacing))
+    edges = [min(edge, largest) for edge in edges]
     return [
         _slices(length, edge / step, float(random.random()))
         for length, edge, step in zip(shape, edges, spacing, strict=True)

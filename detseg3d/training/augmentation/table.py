@@ -58,6 +58,8 @@ class AugmentationTable:
         Largest angle of a rotation about each axis, in degrees.
     stretch : float
         Each axis of a zoomed window is also scaled by a factor between 1 / ``stretch`` and ``stretch``.
+    untouched : float
+        Fraction of the windows with no further change. They keep the network good at scans like those of the training.
     fading : Change
         The contrast between the lesions and their surroundings is multiplied by a factor of this size. The lesions of a
         window share the factor, apart from a quarter.
@@ -91,6 +93,9 @@ class AugmentationTable:
     noise : Change
         Gaussian noise, for a part of the windows noise of a magnitude image (Rician), for a part correlated between
         neighbouring voxels; the size is the standard deviation.
+    beyond : Change
+        The part of a window that lies beyond the scan becomes air. In the other windows it repeats the border of the
+        scan. The size is not used.
     cut_outs : Change
         Boxes without lesions are filled; the size is the edge as a fraction of the window.
     outside : Change
@@ -104,6 +109,7 @@ class AugmentationTable:
     zoom: Change = Change()
     rotation: float = 0.0
     stretch: float = 1.0
+    untouched: float = 0.0
     fading: Change = Change()
     lesion_texture: Change = Change()
     softening: Change = Change()
@@ -118,6 +124,7 @@ class AugmentationTable:
     thick_slices: Change = Change()
     low_resolution: Change = Change()
     noise: Change = Change()
+    beyond: Change = Change()
     cut_outs: Change = Change()
     outside: Change = Change()
     ending: float = 1.0
@@ -154,6 +161,7 @@ _TABLES = {
         zoom=Change(0.5, 0.6, 1.7),
         rotation=30,
         stretch=1.12,
+        untouched=0.25,
         fading=Change(0.6, 0.2, 1.1),
         lesion_texture=Change(0.15, 0.1, 0.3),
         softening=Change(0.1, 0.4, 1),
@@ -168,6 +176,7 @@ _TABLES = {
         thick_slices=Change(0.25, 2, 8),
         low_resolution=Change(0.1, 1.3, 2.5),
         noise=Change(0.25, 0, 0.35),
+        beyond=Change(0.7),
         cut_outs=Change(0.1, 0.1, 0.4),
         outside=Change(0.15, 0.6, 1),
         ending=0.6,

@@ -42,6 +42,8 @@ def augment_image(
     -------
     ndarray of float32, shape ``(C, Z, Y, X)``
     """
+    if random.random() < table.untouched:
+        return image
     window = tensor_of(image)
     air = torch.minimum(tensor_of(source.air), window.amin(dim=(1, 2, 3)))
     change_lesions(window, instances, source.spacing, table, random)
