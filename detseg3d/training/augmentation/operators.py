@@ -84,8 +84,9 @@ def sampling_matrix(positions: npt.NDArray[np.float64], length: int, width: floa
     away = (np.arange(length)[None, :] - positions[:, None]) / sigma
     # Subtracting the smallest exponent keeps the sum above 0 for slices between or beyond the voxels.
     exponent = -0.5 * np.square(away)
-    weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float64)
+    weights = np.exp(exponent - exponent.max(axis=1, keepdims=True)).astype(np.float64)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights
 
 
 def interpolation_matrix(positions: npt.NDArray[np.float64], length: int) -> Matrix:
