@@ -24,7 +24,7 @@ from detseg3d.planning.rules.ct_window import clipped_fraction
 from detseg3d.planning.rules.curriculum import WINDOW_EDGES
 from detseg3d.planning.rules.grids import ANISOTROPY, OUTLIER_VOLUME, SPARE_VOLUME, long_axes
 from detseg3d.planning.rules.heads import LEVEL_CELLS, assign_levels, lesion_spans
-from detseg3d.planning.rules.inference_limits import CANDIDATES_PER_LESION, USUAL_PERCENTILE
+from detseg3d.planning.rules.inference_limits import CANDIDATES_PER_LESION, MIN_COMPONENT_CELLS, USUAL_PERCENTILE
 from detseg3d.planning.rules.length import MAX_STEPS, MIN_STEPS
 from detseg3d.planning.rules.rois import MIN_EXTENT_VOXELS
 from detseg3d.planning.rules.suppression import DISTANCES, OVERLAPS, Suppression
@@ -443,6 +443,19 @@ def explain_coarse_reading(plans: Plans) -> Decision:
         f"At half resolution, larger lesions look like the usual ones. This takes {work:.2g} of the time of the first "
         "reading.",
     )
+
+
+def explain_components(plans: Plans) -> list[Decision]:
+    """Explain which components of the dense map become candidates. Empty if none become candidates."""
+    minimum = plans.inference.dense_minimum_mm3
+    if minimum is None:
+        return []
+    reason = (
+        "A component of the dense map becomes a candidate if boxes cover less than half of it. It may be larger than "
+        "any lesion of the training. It must be as large as the median lesion of the training, and have at least "
+        f"{MIN_COMPONENT_CELLS} cells, because smaller components are often noise."
+    )
+    return [Decision(name="components of the dense map", value=f"from {minimum:g} mm³", reason=reason)]
 
 
 def explain_candidates(plans: Plans, cases: Sequence[CaseLesions]) -> Decision:

@@ -16,15 +16,19 @@ from detseg3d.core.intensities import channel_scheme
 from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawDataset
 from detseg3d.planning import explain
-from detseg3d.planning.detection_grid import Budget, Requirements, Scan, choose_detection
-from detseg3d.planning.fingerprint import ChannelIntensities, Fingerprint
+from detseg3d.planning.detection_grid import Budget, GridOption, Requirements, Scan, choose_detection
+from detseg3d.planning.fingerprint import CaseFingerprint, ChannelIntensities, Fingerprint
 from detseg3d.planning.memory import INFERENCE_GB
 from detseg3d.planning.mirroring import find_class_orders, undirected_axes
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import CaseLesions, case_lesions
 from detseg3d.planning.rules.ct_window import ct_window
 from detseg3d.planning.rules.grids import choose_fine_spacing, planned_volumes
-from detseg3d.planning.rules.inference_limits import choose_candidate_limit, choose_coarse_reading_size
+from detseg3d.planning.rules.inference_limits import (
+    choose_candidate_limit,
+    choose_coarse_reading_size,
+    choose_dense_minimum,
+)
 from detseg3d.planning.rules.length import STEPS_PER_EPOCH, choose_steps, choose_val_every
 from detseg3d.planning.rules.rois import (
     choose_min_rois_per_window,
@@ -158,7 +162,7 @@ def plan_dataset(
         roi=needs.roi,
         stage2=needs.stage2,
         training=needs.training.model_copy(update={"curriculum": detection.curriculum}),
-        inference=needs.inference,
+        inference=_with_components(needs.inference, detection, cases),
         training_budget_gb=training_gb,
         inference_budget_gb=inference_gb,
         memory_precision=precision,
@@ -170,6 +174,7 @@ def plan_dataset(
     decisions.append(explain.explain_length(needs.training, len(cases), len(extents)))
     decisions.append(explain.explain_mirroring(mirror_axes, orders, dataset.class_names))
     decisions.append(explain.explain_coarse_reading(plans))
+    decisions += explain.explain_components(plans)
     decisions.append(explain.explain_candidates(plans, [scan.lesions for scan in scans]))
     decisions.append(explain.explain_suppression(suppression))
     decisions += explain.explain_data(fingerprint, plans)
@@ -208,6 +213,17 @@ def _plan_inference(
         coarse_reading_size=choose_coarse_reading_size(extents),
         roi_batch_size=choose_roi_batch(roi.size),
     )
+
+
+def _with_components(
+    inference: InferencePlan, detection: GridOption, cases: Sequence[CaseFingerprint]
+) -> InferencePlan:
+    """Return the inference with the smallest component of the dense map, if the detector has this map."""
+    if not detection.stage1.dense_channels:
+        return inference
+    z, y, x = detection.cells()[detection.stage1.head_stages[detection.stage1.dense_level]]
+    minimum = choose_dense_minimum([lesion.volume_mm3 for case in cases for lesion in case.lesions], (z, y, x))
+    return inference.model_copy(update={"dense_minimum_mm3": minimum})
 
 
 def _identity(dataset: RawDataset) -> dict[str, Any]:

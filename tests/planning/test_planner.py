@@ -307,6 +307,22 @@ def test_touching_masks_are_joined_if_the_labels_do_not_number_lesions(numbered:
     assert bool(why(plans, "touching masks")) is not numbered
 
 
+def test_the_plan_names_the_dense_map_the_second_reading_and_the_components() -> None:
+    plans = plan(edges=MIXED)
+    assert plans.stage1.dense_channels > 0
+    assert plans.inference.coarse_reading_size is not None and plans.inference.dense_minimum_mm3 is not None
+    names = [decision.name for decision in plans.decisions]
+    assert {"dense map", "coarse reading", "components of the dense map"} <= set(names)
+
+
+def test_without_memory_for_a_dense_map_there_are_no_components() -> None:
+    roomy = plan(edges=MIXED)
+    tight = plan(edges=MIXED, training_gb=roomy.predicted_training_gb - 1e-3)
+    assert tight.detection_spacing == roomy.detection_spacing
+    assert tight.stage1.dense_channels == 0 and tight.inference.dense_minimum_mm3 is None
+    assert "it does not fit" in why(tight, "dense map")
+
+
 def test_every_decision_has_a_reason_with_numbers() -> None:
     for plans in (plan(edges=MIXED), plan((56, 330, 330), (3, 0.72, 0.72)), plan((300, 512, 512), (1, 0.7, 0.7))):
         names = [decision.name for decision in plans.decisions]

@@ -10,7 +10,13 @@ import numpy as np
 
 from detseg3d.core.arrays import FloatArray, Spacing
 
-__all__ = ["USUAL_PERCENTILE", "choose_candidate_limit", "choose_coarse_reading_size"]
+__all__ = [
+    "MIN_COMPONENT_CELLS",
+    "USUAL_PERCENTILE",
+    "choose_candidate_limit",
+    "choose_coarse_reading_size",
+    "choose_dense_minimum",
+]
 
 
 CANDIDATES_PER_LESION = 4
@@ -23,6 +29,9 @@ _CANDIDATE_CEILINGS = (1000, 20_000)
 _MAX_IN_PLANS = 100_000
 USUAL_PERCENTILE = 95
 """Percentile of the sizes of the training lesions. Lesions above it are too few to be learned well."""
+MIN_COMPONENT_CELLS = 27
+"""Smallest component of the dense map that becomes a candidate, in cells: a cube of three cells. Smaller components are
+often noise, and the boxes of Stage 1 find small lesions better."""
 
 
 class CandidateLimit(NamedTuple):
@@ -97,3 +106,30 @@ def choose_coarse_reading_size(extents: FloatArray) -> Spacing | None:
         return None
     z, y, x = (float(f"{edge:.4g}") for edge in np.percentile(extents, USUAL_PERCENTILE, axis=0))
     return z, y, x
+
+
+def choose_dense_minimum(volumes: Sequence[float], cell: Spacing) -> float | None:
+    """Choose the smallest component of the dense map that becomes a candidate.
+
+    It has the volume of the median lesion of the training, and of 27 cells at least.
+
+    Parameters
+    ----------
+    volumes : sequence of float
+        Volumes of the training lesions in mm³.
+    cell : 3 floats
+        Edges ``(z, y, x)`` of a cell of the dense map in mm.
+
+    Returns
+    -------
+    float or None
+        In mm³; ``None`` without lesions.
+
+    Examples
+    --------
+    >>> choose_dense_minimum([5, 15, 4000], (2, 2, 2)), choose_dense_minimum([300, 500, 900], (2, 2, 2))
+    (216.0, 500.0)
+    """
+    if len(volumes) == 0:
+        return None
+    return float(f"{max(float(np.median(volumes)), MIN_COMPONENT_CELLS * math.prod(cell)):.4g}")
