@@ -119,6 +119,11 @@ def read_window(
         lesion of one slice can fall between the samples of the nearest neighbour, and then has its nearest voxels.
     """
     low, high = source_region(affine, window)
+    if affine.interpolate:
+        # The interpolation repeats the border itself. Padding a window that is scaled down would need much memory.
+        shape = np.asarray(instances.shape)
+        low = np.clip(low, 0, shape - 1)
+        high = np.clip(high, low + 1, shape)
     region = [[int(first), int(end)] for first, end in zip(low, high, strict=True)]
     picture = np.asarray(crop_and_pad_nd(image, region, pad_mode="replicate"), dtype=np.float32)
     labels = np.asarray(crop_and_pad_nd(instances, region)).astype(np.int32)

@@ -64,7 +64,7 @@ def random_curve(
 def change_intensities(
     image: torch.Tensor, air: torch.Tensor, table: AugmentationTable, random: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Replace the intensities of some windows by a curve of them. Each channel gets a curve drawn for it.
+    """Replace the intensities of some windows by a curve of them. Each channel has a different curve.
 
     Gamma, random curves and inversion keep mean and standard deviation of the window. Only ``scale`` and ``offset``
     change them.
@@ -156,7 +156,7 @@ def multiply_bias(
     table: AugmentationTable,
     random: np.random.Generator,
 ) -> torch.Tensor:
-    """Multiply the intensities above air by a smooth field in some windows. Each channel has a field of its own."""
+    """Multiply the intensities above air by a smooth field in some windows. Each channel has a different field."""
     if not table.bias.happens(random):
         return image
     lengths = [_BIAS_LENGTH * min(spacing) / step for step in spacing]

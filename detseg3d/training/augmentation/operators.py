@@ -65,7 +65,8 @@ def slice_positions(length: int, distance: float, phase: float) -> npt.NDArray[n
     [1.5, 5.5]
     """
     first = phase * distance - 0.5
-    return first + distance * np.arange(max(1, int(np.ceil((length - 0.5 - first) / distance))))
+    count = max(1, int(np.ceil((length - 0.5 - first) / distance)))
+    return first + distance * np.arange(count, dtype=np.float64)
 
 
 def sampling_matrix(positions: npt.NDArray[np.float64], length: int, width: float) -> Matrix:
@@ -84,7 +85,7 @@ def sampling_matrix(positions: npt.NDArray[np.float64], length: int, width: floa
     away = (np.arange(length)[None, :] - positions[:, None]) / sigma
     # Subtracting the smallest exponent keeps the sum above 0 for slices between or beyond the voxels.
     exponent = -0.5 * np.square(away)
-    weights = np.exp(exponent - exponent.max(axis=1, keepdims=True)).astype(np.float64)
+    weights = np.exp(exponent - exponent.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     return weights
 

@@ -21,7 +21,7 @@ from detseg3d.training.augmentation.table import AugmentationTable, Change
 
 __all__ = ["Source", "air_of", "replace_regions"]
 
-# Edge of the blocks in the corners of a scan in which its air is looked for.
+# Edge of the blocks in the corners of a scan. The lowest intensity in them is taken for air.
 _CORNER = 8
 # Fractions of the fillings: air, and blurred tissue. The other windows get a constant intensity of the window.
 _AIR_FRACTION = 0.6
@@ -120,7 +120,7 @@ def replace_regions(
     table: AugmentationTable,
     random: np.random.Generator,
 ) -> torch.Tensor:
-    """Fill what lies beyond the scan in some windows, boxes in some, and everything beyond a surface in some.
+    """Fill the part beyond the scan, some boxes, or everything beyond a surface. Each happens in some windows.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def _draw_surface(source: Source, window: Sequence[int], random: np.random.Gener
 def _filling(
     image: torch.Tensor, air: torch.Tensor, spacing: Sequence[float], random: np.random.Generator
 ) -> torch.Tensor:
-    """Draw what replaces a region; its shape is that of the image or ``(C, 1, 1, 1)``."""
+    """Draw the filling of a region, with the shape of the image or ``(C, 1, 1, 1)``."""
     kind = random.random()
     if kind < _AIR_FRACTION:
         return air[:, None, None, None]
