@@ -51,6 +51,7 @@ COMMANDS = (
     Command("convert", "make a data set from a folder of images and a folder of labels"),
     Command("plan_and_preprocess", "measure data sets, plan the networks and preprocess the cases"),
     Command("train", "train and validate one fold"),
+    Command("pretrain", "train a model to start from, on simulated scans"),
     Command("consolidate", "pool the folds, choose the thresholds and write the cross-validation report"),
     Command("predict", "find and outline the lesions of scans"),
     Command("evaluate", "compare predictions with labels"),

@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.data.images import read_image
+from detseg3d.data.verify import verify_dataset
 from detseg3d.synthetic import dataset as synthetic
-from detseg3d.synthetic.dataset import PhantomOptions, write_example_dataset
+from detseg3d.synthetic.dataset import (
+    RANDOM_DATASET,
+    PhantomOptions,
+    RandomScanOptions,
+    write_example_dataset,
+    write_random_dataset,
+)
 from detseg3d.system.json_files import read_json
+from detseg3d.system.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +93,48 @@ def test_a_case_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(synthetic, "write_image", fail)
     with pytest.raises(DetSeg3DError, match="example_001: disk full"):
         write_example_dataset(tmp_path, num_cases=1, num_test=0, phantom=PhantomOptions((16, 16, 16)))
+
+
+SMALL = RandomScanOptions(num_cases=3, longest_edge=28, seed=5)
+
+
+@pytest.fixture(scope="module")
+def random_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_dataset(tmp_path_factory.mktemp("random"), SMALL)
+
+
+def test_random_scans_are_a_complete_raw_data_set(random_dataset: Path) -> None:
+    assert random_dataset.name == RANDOM_DATASET
+    raw = load_raw_dataset(random_dataset)
+    assert [case.case_id for case in raw.cases] == ["random_00001", "random_00002", "random_00003"]
+    assert raw.class_names == ("lesion",)
+    assert not verify_dataset(raw, Run(show_progress=False), 2)
+
+
+def test_random_scans_differ_in_size_and_spacing(random_dataset: Path) -> None:
+    geometries = [read_image(path)[1] for path in sorted((random_dataset / "imagesTr").iterdir())]
+    assert len({geometry.shape for geometry in geometries}) == 3
+    assert len({geometry.spacing for geometry in geometries}) == 3
+
+
+def test_equal_seeds_give_equal_random_data_sets(random_dataset: Path, tmp_path: Path) -> None:
+    again = write_random_dataset(tmp_path, SMALL)
+    for file in sorted((random_dataset / "imagesTr").iterdir()):
+        assert file.read_bytes() == (again / "imagesTr" / file.name).read_bytes()
+
+
+def test_random_scans_are_not_overwritten(random_dataset: Path) -> None:
+    with pytest.raises(DetSeg3DError) as error:
+        write_random_dataset(random_dataset.parent, SMALL)
+    assert error.value.file == random_dataset
+
+
+@pytest.mark.parametrize(
+    ("options", "value"),
+    [(RandomScanOptions(num_cases=1), 1), (RandomScanOptions(longest_edge=24), 24)],
+)
+def test_bad_options_of_random_scans_are_refused(tmp_path: Path, options: RandomScanOptions, value: int) -> None:
+    with pytest.raises(DetSeg3DError) as error:
+        write_random_dataset(tmp_path, options)
+    assert error.value.value == value
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,1 @@
+"""Random scans for pretraining: random anatomy, intensities, lesions, scanner and protocol."""
