@@ -15,6 +15,7 @@ COMMANDS = (
     "run",
     "plan_and_preprocess",
     "train",
+    "pretrain",
     "consolidate",
     "predict",
     "export_model",

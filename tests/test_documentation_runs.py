@@ -55,6 +55,7 @@ QUICK: dict[str, tuple[str, ...]] = {
     "train": ("--steps", "2", "--num_workers", "0", "--disable_tta"),
     "predict": ("--disable_tta",),
     "run": ("--steps", "2", "-np", "0"),
+    "pretrain": ("--steps", "2", "-np", "0", "--num_cases", "4", "--longest_edge", "32"),
     "plan_and_preprocess": ("-np", "0"),
     "consolidate": ("-np", "0"),
     "convert": ("-np", "0"),

@@ -27,8 +27,9 @@ _DESCRIPTION = """\
 Train a model to start from. The command simulates scans with random anatomy, intensities, lesions,
 slice thickness and noise, and trains both stages on them. No data is needed or downloaded.
 
-The weights are for the first steps of another training:
-detseg3d_train DATASET FOLD --pretrained_weights FILE. The plans of that training may differ.
+Another training starts from the weights with
+detseg3d_train DATASET FOLD --pretrained_weights FILE. Its plans may differ: parts of the network
+with the same function are copied. With --plans, the networks are equal and all weights are copied.
 
 Output in OUTPUT_DIR: results/ (the model), preprocessed/ and raw/ (the simulated scans; both can
 be removed when the training has finished). The evaluation shows how well the model finds the
@@ -37,6 +38,7 @@ lesions of simulated scans that it has not seen."""
 _EXAMPLE = """\
 detseg3d_pretrain --output_dir pretraining --max_minutes 60
 detseg3d_pretrain --output_dir pretraining --num_cases 2000 --steps 100000 --seed 1
+detseg3d_pretrain --output_dir pretraining --plans preprocessed/Dataset101_SynthMS/plans.json
 detseg3d_pretrain --output_dir pretraining --c"""
 
 
@@ -49,6 +51,13 @@ def build_parser() -> argparse.ArgumentParser:
     scans.add_argument("--num_cases", type=positive_int, default=240, metavar="N", help="number of scans")
     scans.add_argument(
         "--longest_edge", type=positive_int, default=112, metavar="N", help="longest edge of a scan in voxels"
+    )
+    parser.add_argument(
+        "--plans",
+        type=Path,
+        metavar="FILE",
+        help="plans.json of the data set that the weights are for; the network and its grid are then exactly those of "
+        "these plans (default: planned for the simulated scans)",
     )
     training = parser.add_argument_group("training (instead of the values in the plans)")
     add_length_flags(training)
@@ -86,13 +95,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _record_target(options: argparse.Namespace) -> RunTarget | None:
     """Return the output folder."""
-    return RunTarget(Path(options.output_dir), options.seed or 0, {})
+    return RunTarget(
+        Path(options.output_dir), options.seed or 0, {} if options.plans is None else {"plans": [options.plans]}
+    )
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
     require_docstrings()
     from detseg3d.pipeline.pretrain import PretrainingOptions, pretrain
     from detseg3d.planning.overrides import TrainingOverrides
+    from detseg3d.planning.plans import load_plans
     from detseg3d.reporting.text.evaluation import format_evaluation
     from detseg3d.synthetic.dataset import RandomScanOptions
     from detseg3d.system.device import resolve_device
@@ -102,6 +114,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         options.output_dir,
         PretrainingOptions(
             scans=RandomScanOptions(options.num_cases, options.longest_edge, options.seed or 0),
+            plans=None if options.plans is None else load_plans(options.plans),
             training_gb=options.training_gb,
             precision=options.precision or Precision.AUTO,
             training=TrainingOptions(

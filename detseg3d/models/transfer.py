@@ -193,6 +193,8 @@ def _heads(pair: _Pair) -> list[_Match]:
                     f"cells of {_times(others[nearest])} mm",
                 )
             )
+    if pair.own.stage1.dense_channels:
+        matches.append(_Match("dense map", "detector.dense.", "detector.dense.", "the same"))
     return matches
 
 
@@ -278,7 +280,7 @@ def _other_channels(kernel: torch.Tensor, pair: _Pair, voxels: int) -> torch.Ten
 def _is_of_classes(name: str) -> bool:
     """Return True if the first axis of a tensor counts classes."""
     head = name.startswith("detector.heads.") and ".heatmap." in name
-    return head or name.startswith(("segmenter.mask.", "segmenter.score.2."))
+    return head or name.startswith(("detector.dense.1.", "segmenter.mask.", "segmenter.score.2."))
 
 
 def _rows_of_classes(tensor: torch.Tensor, pair: _Pair) -> torch.Tensor:

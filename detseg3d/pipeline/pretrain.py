@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
@@ -13,11 +13,13 @@ from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
 from detseg3d.pipeline.train import FoldPaths, run_fold
 from detseg3d.planning.overrides import TrainingOverrides
+from detseg3d.planning.plans import Plans, save_plans
+from detseg3d.planning.sections import Decision
 from detseg3d.synthetic.dataset import RANDOM_DATASET, RandomScanOptions, write_random_dataset
 from detseg3d.system.run import Run
 from detseg3d.training.options import TrainingOptions
 
-__all__ = ["Pretraining", "PretrainingOptions", "pretrain"]
+__all__ = ["Pretraining", "PretrainingOptions", "like_plans", "pretrain"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,9 @@ class PretrainingOptions:
     ----------
     scans : RandomScanOptions
         Number, size and seed of the simulated scans.
+    plans : Plans, optional
+        Plans of the data set that the weights are for. The network then has the same stages, heads and RoIs on the same
+        grid. Without them, the network is planned for the simulated scans.
     training_gb : float
         Memory for the training, in GB.
     precision : Precision
@@ -47,6 +52,7 @@ class PretrainingOptions:
     """
 
     scans: RandomScanOptions = field(default_factory=RandomScanOptions)
+    plans: Plans | None = None
     training_gb: float = 8.0
     precision: Precision = Precision.AUTO
     training: TrainingOptions = field(default_factory=TrainingOptions)
@@ -92,7 +98,10 @@ def pretrain(output_folder: str | Path, options: PretrainingOptions) -> Pretrain
         If the folder contains a pretraining that is not resumed, or a step fails.
     """
     output = Path(output_folder)
-    raw = _simulate(output / "raw", options)
+    scans = options.scans
+    if options.plans is not None:  # the finest axis of the plans decides the size of the voxels
+        scans = replace(scans, voxel=min(options.plans.fine_spacing))
+    raw = _simulate(output / "raw", scans, options)
     held_out = min(_MAX_HELD_OUT_FRACTION, _HELD_OUT / options.scans.num_cases)
     prepared_folder = PreparedFolder(output / "preprocessed" / RANDOM_DATASET)
     # A pretraining that continues keeps its split, because it may already have been trained on the other cases.
@@ -104,7 +113,14 @@ def pretrain(output_folder: str | Path, options: PretrainingOptions) -> Pretrain
         seed=None if keeps_split else options.training.seed or 0,
         precision=options.precision,
     )
-    prepared = prepare_dataset(raw, output / "preprocessed", settings)
+    if options.plans is None:
+        prepared = prepare_dataset(raw, output / "preprocessed", settings)
+    else:
+        own = prepare_dataset(raw, output / "preprocessed", replace(settings, preprocess=False))
+        save_plans(like_plans(own.plans, options.plans), prepared_folder.plans)
+        # The splits exist now, and are kept.
+        settings = replace(settings, keep_plans=True, val_split=None, seed=None)
+        prepared = prepare_dataset(raw, output / "preprocessed", settings)
     for decision in prepared.plans.decisions:
         logger.info("plan: %s: %s", decision.name, decision.value)
     paths = FoldPaths(raw, PreparedFolder(prepared.folder), ModelFolder(output / "results" / RANDOM_DATASET))
@@ -113,7 +129,51 @@ def pretrain(output_folder: str | Path, options: PretrainingOptions) -> Pretrain
     return Pretraining(paths.model.path, paths.model.fold(FOLD).final_weights, evaluation)
 
 
-def _simulate(raw: Path, options: PretrainingOptions) -> Path:
+def like_plans(own: Plans, target: Plans) -> Plans:
+    """Return the plans of the simulated scans with the grids, networks, RoIs and windows of other plans.
+
+    Channels, classes and normalisation remain those of the simulated scans.
+
+    Parameters
+    ----------
+    own : Plans
+        Plans of the simulated scans.
+    target : Plans
+        Plans of the data set that the weights are for.
+
+    Returns
+    -------
+    Plans
+    """
+    return own.evolve(
+        fine_spacing=target.fine_spacing,
+        detection_spacing=target.detection_spacing,
+        planned_shape=target.planned_shape,
+        # The simulated scans have one class, which needs one box.
+        stage1={**target.stage1.model_dump(), "boxes_per_class": False},
+        roi=target.roi.model_dump(),
+        stage2=target.stage2.model_dump(),
+        training={
+            "curriculum": [phase.model_dump() for phase in target.training.curriculum],
+            "min_rois_per_window": target.training.min_rois_per_window,
+        },
+        training_budget_gb=target.training_budget_gb,
+        inference_budget_gb=target.inference_budget_gb,
+        memory_precision=target.memory_precision,
+        predicted_training_gb=target.predicted_training_gb,
+        predicted_inference_gb=target.predicted_inference_gb,
+        inference={"roi_batch_size": target.inference.roi_batch_size},
+        decisions=[
+            Decision(
+                name="network",
+                value=f"that of {target.dataset_name}",
+                reason="The weights are for a training with those plans.",
+            ).model_dump()
+        ],
+    )
+
+
+def _simulate(raw: Path, scans: RandomScanOptions, options: PretrainingOptions) -> Path:
     """Return the folder of the simulated scans. They are written unless a pretraining that continues has done so."""
     folder = raw / RANDOM_DATASET
     if RawFolder(folder).dataset_json.exists():
@@ -124,4 +184,4 @@ def _simulate(raw: Path, options: PretrainingOptions) -> Path:
             file=raw.parent,
             remedy="continue it (--c), choose another --output_dir, or remove it",
         )
-    return write_random_dataset(raw, options.scans, options.run)
+    return write_random_dataset(raw, scans, options.run)

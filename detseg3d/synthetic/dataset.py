@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg3d.core.arrays import Spacing, Triple, as_triple
+from detseg3d.core.arrays import Spacing, Triple, as_spacing, as_triple
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.folders import RawFolder
@@ -62,12 +62,15 @@ class RandomScanOptions:
         Number of scans.
     longest_edge : int
         Longest edge of a scan in voxels, at least 25. Each edge of a scan has 65 to 100 % of this length.
+    voxel : float
+        Typical edge of a voxel in mm. The voxels of a scan are up to a third smaller or larger.
     seed : int
         The same seed gives the same files, byte for byte.
     """
 
     num_cases: int = 240
     longest_edge: int = 112
+    voxel: float = 1.0
     seed: int = 0
 
 
@@ -210,7 +213,7 @@ def _write_random_case(job: _Job, raw: RawFolder, options: RandomScanOptions) ->
     seed = (options.seed, 2, job.index)
     edges = options.longest_edge * np.random.default_rng([*seed, 0]).uniform(_SHORTEST_EDGE, 1, 3)
     scan = simulate_random_scan(as_triple(np.ceil(edges)), seed)
-    geometry = _centered(as_triple(scan.image.shape), scan.spacing)
+    geometry = _centered(as_triple(scan.image.shape), as_spacing(options.voxel * edge for edge in scan.spacing))
     write_image(scan.image, geometry, raw.training_images / f"{job.case_id}_0000{_RANDOM_ENDING}")
     write_image(scan.label, geometry, raw.training_labels / f"{job.case_id}{_RANDOM_ENDING}")
 

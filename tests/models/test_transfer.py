@@ -146,6 +146,25 @@ def test_outputs_follow_the_names_of_classes(tiny_plans: Plans, tmp_path: Path) 
         torch.testing.assert_close(new, torch.stack([old[1], old.mean(dim=0), old[0]]))
 
 
+def test_the_dense_map_follows_the_names_of_classes(tiny_plans: Plans, tmp_path: Path) -> None:
+    dense = {"dense_channels": 4}
+    source = tiny_plans.evolve(stage1=dense, class_names=("cyst", "tumour"), class_labels=(1, 2))
+    own = tiny_plans.evolve(stage1=dense, class_names=("tumour", "oedema", "cyst"), class_labels=(1, 2, 3))
+    first, second, transfer = transferred(source, own, tmp_path)
+    [module] = [module for module in transfer.modules if module.name == "dense map"]
+    assert module.loaded == module.total and module.adapted == 2
+    old, new = (model.state_dict()["detector.dense.1.weight"] for model in (first, second))
+    torch.testing.assert_close(new, torch.stack([old[1], old.mean(dim=0), old[0]]))
+    assert same(first, second, {"detector.dense.0.": "detector.dense.0."})
+
+
+def test_a_dense_map_of_another_width_is_not_copied(tiny_plans: Plans, tmp_path: Path) -> None:
+    source, own = (tiny_plans.evolve(stage1={"dense_channels": width}) for width in (4, 8))
+    _, _, transfer = transferred(source, own, tmp_path)
+    [module] = [module for module in transfer.modules if module.name == "dense map"]
+    assert str(module) == "dense map: 1 of 5 tensors from the same"
+
+
 def test_as_many_classes_of_other_names_keep_their_places(tiny_plans: Plans, tmp_path: Path) -> None:
     first, second, transfer = transferred(tiny_plans, tiny_plans.evolve(class_names=("nodule",)), tmp_path)
     assert same(first, second, {"": ""})
