@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.cli.arguments import (
+    add_augmentation_flag,
     add_length_flags,
     add_precision_flag,
     add_processes_flag,
@@ -66,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--training_gb", type=positive_float, default=8.0, metavar="GB", help="memory limit of the training"
     )
+    add_augmentation_flag(training, None, "default: strong; with --c, the earlier value")
     add_precision_flag(training, None, "used for planning and computing (default: auto; with --c, the earlier value)")
     machine = parser.add_argument_group("machine")
     machine.add_argument(
@@ -131,6 +133,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
                 batch_size=options.batch_size,
                 learning_rate=options.lr,
                 precision=options.precision,
+                augmentation=options.augmentation,
             ),
             run=run_of(options),
         ),

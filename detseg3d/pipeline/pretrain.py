@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from detseg3d.core.augmentation import Augmentation
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.data.folders import ModelFolder, PreparedFolder, RawFolder
@@ -46,7 +47,7 @@ class PretrainingOptions:
     training : TrainingOptions
         Seed, device and time limit. With ``resume``, an earlier pretraining in the same folder continues.
     overrides : TrainingOverrides
-        Values that replace those of the plans.
+        Values that replace those of the plans. The plans have strong augmentation.
     run : Run
         Worker processes of the simulation and of the preprocessing.
     """
@@ -113,14 +114,14 @@ def pretrain(output_folder: str | Path, options: PretrainingOptions) -> Pretrain
         seed=None if keeps_split else options.training.seed or 0,
         precision=options.precision,
     )
-    if options.plans is None:
-        prepared = prepare_dataset(raw, output / "preprocessed", settings)
-    else:
-        own = prepare_dataset(raw, output / "preprocessed", replace(settings, preprocess=False))
-        save_plans(like_plans(own.plans, options.plans), prepared_folder.plans)
-        # The splits exist now, and are kept.
-        settings = replace(settings, keep_plans=True, val_split=None, seed=None)
-        prepared = prepare_dataset(raw, output / "preprocessed", settings)
+    plans = prepare_dataset(raw, output / "preprocessed", replace(settings, preprocess=False)).plans
+    if options.plans is not None:
+        plans = like_plans(plans, options.plans)
+    # The weights are for scans of any scanner, so the augmentation is strong.
+    save_plans(plans.evolve(training={"augmentation": Augmentation.STRONG}), prepared_folder.plans)
+    # The splits exist now, and are kept.
+    settings = replace(settings, keep_plans=True, val_split=None, seed=None)
+    prepared = prepare_dataset(raw, output / "preprocessed", settings)
     for decision in prepared.plans.decisions:
         logger.info("plan: %s: %s", decision.name, decision.value)
     paths = FoldPaths(raw, PreparedFolder(prepared.folder), ModelFolder(output / "results" / RANDOM_DATASET))

@@ -10,14 +10,14 @@ from detseg3d.synthetic.dataset import RANDOM_DATASET
 from detseg3d.system.json_files import read_json
 from tests.scans import prepare, write_dataset
 
-QUICK = ["--steps", "6", "-np", "0", "--num_workers", "0", "-device", "cpu"]
+QUICK = ["--steps", "4", "--precision", "fp32", "-np", "0", "--num_workers", "0", "-device", "cpu"]
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the command has run once."""
     folder = tmp_path_factory.mktemp("pretraining") / "out"
-    assert pretrain.main(["-o", str(folder), "--num_cases", "6", "--longest_edge", "40", "--seed", "1", *QUICK]) == 0
+    assert pretrain.main(["-o", str(folder), "--num_cases", "6", "--longest_edge", "28", "--seed", "1", *QUICK]) == 0
     return folder
 
 
@@ -26,6 +26,11 @@ def test_the_model_is_evaluated_on_scans_that_it_has_not_seen(output: Path) -> N
     assert len(split["train"]) + len(split["val"]) == 6 and split["val"]
     summary = read_json(output / "results" / RANDOM_DATASET / "fold_0" / "validation" / "summary.json")
     assert [case["case_id"] for case in summary["cases"]] == split["val"]
+
+
+def test_the_augmentation_is_strong(output: Path) -> None:
+    plans = load_plans(output / "results" / RANDOM_DATASET / "fold_0" / "plans.json")
+    assert plans.training.augmentation == "strong"
 
 
 def test_the_next_command_is_named(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,5 +58,5 @@ def test_the_weights_start_a_training_of_other_data(
     weights = output / "results" / RANDOM_DATASET / "fold_0" / "model_final.safetensors"
     roots = ["--raw", str(raw), "--preprocessed", str(tmp_path / "preprocessed"), "--results", str(results)]
     with caplog.at_level("INFO"):
-        assert train.main(["1", "0", *roots, *QUICK[:2], *QUICK[4:], "--pretrained_weights", str(weights)]) == 0
+        assert train.main(["1", "0", *roots, *QUICK[:4], *QUICK[6:], "--pretrained_weights", str(weights)]) == 0
     assert "tensors from stride 2×2×2" in caplog.text

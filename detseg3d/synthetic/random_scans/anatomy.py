@@ -235,7 +235,7 @@ def _add_mimics(canvas: Canvas, anatomy: Anatomy) -> Anatomy:
         center = canvas.place_in(body)
         if center is None:
             break
-        capsule = canvas.blob(center, random.uniform(6, 0.6 * float(canvas.half.min())), 0.1)
+        capsule = canvas.blob(center, random.uniform(0.1, 0.6) * float(canvas.half.min()), 0.1)
         part = regions[capsule.slices]
         part[(np.abs(capsule.values - 0.92) < random.uniform(0.04, 0.1)) & (part != AIR)] = first + 2
     for _ in range(int(random.integers(0, _MAX_SPOTS))):

@@ -72,6 +72,11 @@ def test_a_window_takes_well_under_a_fifth_of_a_second() -> None:
     assert time.process_time() - started < 5 * 0.2
 
 
+def test_the_smallest_volumes_can_be_simulated() -> None:
+    for seed in range(20):
+        assert simulate_random_scan((16, 16, 17), (seed,)).image.size
+
+
 def test_a_tiny_volume_is_refused() -> None:
     with pytest.raises(DetSeg3DError) as error:
         simulate_random_scan((15, 40, 40), (0,))
