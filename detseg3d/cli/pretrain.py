@@ -115,7 +115,9 @@ def _run(options: argparse.Namespace) -> CommandResult:
     result = pretrain(
         options.output_dir,
         PretrainingOptions(
-            scans=RandomScanOptions(options.num_cases, options.longest_edge, options.seed or 0),
+            scans=RandomScanOptions(
+                num_cases=options.num_cases, longest_edge=options.longest_edge, seed=options.seed or 0
+            ),
             plans=None if options.plans is None else load_plans(options.plans),
             training_gb=options.training_gb,
             precision=options.precision or Precision.AUTO,
