@@ -105,22 +105,21 @@ def pretrain(output_folder: str | Path, options: PretrainingOptions) -> Pretrain
     raw = _simulate(output / "raw", scans, options)
     held_out = min(_MAX_HELD_OUT_FRACTION, _HELD_OUT / options.scans.num_cases)
     prepared_folder = PreparedFolder(output / "preprocessed" / RANDOM_DATASET)
-    # A pretraining that continues keeps its split, because it may already have been trained on the other cases.
-    keeps_split = options.training.resume and prepared_folder.splits.exists()
+    # A pretraining that continues keeps its plans and its split, because its network was trained with them.
+    is_prepared = options.training.resume and prepared_folder.splits.exists()
     settings = PrepareOptions(
         run=options.run,
         training_gb=options.training_gb,
-        val_split=None if keeps_split else held_out,
-        seed=None if keeps_split else options.training.seed or 0,
+        val_split=None if is_prepared else held_out,
+        seed=None if is_prepared else options.training.seed or 0,
         precision=options.precision,
+        augmentation=Augmentation.STRONG,  # the weights are for scans of any scanner
+        keep_plans=is_prepared,
     )
-    plans = prepare_dataset(raw, output / "preprocessed", replace(settings, preprocess=False)).plans
     if options.plans is not None:
-        plans = like_plans(plans, options.plans)
-    # The weights are for scans of any scanner, so the augmentation is strong.
-    save_plans(plans.evolve(training={"augmentation": Augmentation.STRONG}), prepared_folder.plans)
-    # The splits exist now, and are kept.
-    settings = replace(settings, keep_plans=True, val_split=None, seed=None)
+        own = prepare_dataset(raw, output / "preprocessed", replace(settings, preprocess=False))
+        save_plans(like_plans(own.plans, options.plans), prepared_folder.plans)
+        settings = replace(settings, keep_plans=True, val_split=None, seed=None)  # the splits exist now
     prepared = prepare_dataset(raw, output / "preprocessed", settings)
     for decision in prepared.plans.decisions:
         logger.info("plan: %s: %s", decision.name, decision.value)
