@@ -104,6 +104,23 @@ def make_row(
     )
 
 
+# How to read each column of the last rows, and whether lower values are better.
+_COLUMNS: tuple[tuple[Callable[[Row], float | None], bool], ...] = (
+    (lambda row: row.f1, False),
+    (lambda row: row.f1_of_clean, False),
+    (lambda row: row.recall, False),
+    (lambda row: row.precision, False),
+    (lambda row: row.fp, True),
+    (lambda row: row.ap, False),
+    (lambda row: row.recall_at_4, False),
+    (lambda row: row.dice, False),
+    (lambda row: row.dice_of_clean, False),
+    (lambda row: row.large, False),
+    (lambda row: row.small, False),
+    (lambda row: row.ece, True),
+)
+
+
 @dataclass(frozen=True)
 class Table(JsonRecord):
     """The table of one model at one operating point.
@@ -130,9 +147,9 @@ class Table(JsonRecord):
         values = self._values(read)
         return float(np.mean(values)) if values else None
 
-    def lowest(self, read: Callable[[Row], float | None]) -> float | None:
-        """Return the lowest value of a metric over the changed rows."""
-        return min(self._values(read), default=None)
+    def worst(self, read: Callable[[Row], float | None], lower_is_better: bool = False) -> float | None:
+        """Return the worst value of a metric over the changed rows."""
+        return (max if lower_is_better else min)(self._values(read), default=None)
 
     def _values(self, read: Callable[[Row], float | None]) -> list[float]:
         return [value for row in self.changed if (value := read(row)) is not None]
@@ -157,13 +174,9 @@ class Table(JsonRecord):
                 _number(row.dice_of_clean), large, _number(row.small), _number(row.ece),
             ]  # fmt: skip
             lines.append(f"| {row.condition} | " + " | ".join(cells) + " |")
-        for name, of in (("**mean of the changed**", self.mean), ("**lowest of the changed**", self.lowest)):
-            readers: tuple[Callable[[Row], float | None], ...] = (
-                lambda row: row.f1, lambda row: row.f1_of_clean, lambda row: row.recall, lambda row: row.precision,
-                lambda row: row.fp, lambda row: row.ap, lambda row: row.recall_at_4, lambda row: row.dice,
-                lambda row: row.dice_of_clean, lambda row: row.large, lambda row: row.small, lambda row: row.ece,
-            )  # fmt: skip
-            lines.append(f"| {name} | " + " | ".join(_number(of(read)) for read in readers) + " |")
+        means = " | ".join(_number(self.mean(read)) for read, _ in _COLUMNS)
+        worst = " | ".join(_number(self.worst(read, lower_is_better)) for read, lower_is_better in _COLUMNS)
+        lines += [f"| **mean of the changed** | {means} |", f"| **worst of the changed** | {worst} |"]
         return "\n".join(lines) + "\n"
 
 
