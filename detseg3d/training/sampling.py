@@ -25,6 +25,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.case_store import CaseStore, StoredCase, class_of_id
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.grids import SPARE_VOLUME
+from detseg3d.planning.sections import CtNormalization
 from detseg3d.system.signals import ignore_signals_in_worker
 from detseg3d.training.augmentation.affine import draw_affine, read_window
 from detseg3d.training.augmentation.regions import Source, air_of
@@ -157,11 +158,15 @@ class SamplingOptions:
             Index of the phase in the curriculum.
         seed : int
         """
+        phases = len(plans.training.curriculum)
+        table = table_of(plans.training.augmentation).of_phase(phase, phases)
+        if all(isinstance(channel, CtNormalization) for channel in plans.normalization):
+            table = table.without_inversion()
         return cls(
             spacing=plans.fine_spacing,
             window=plans.training.curriculum[phase].window,
             seed=seed,
-            augmentation=table_of(plans.training.augmentation).of_phase(phase, len(plans.training.curriculum)),
+            augmentation=table,
             mirror_axes=plans.training.mirror_axes,
             planned_shape=plans.planned_shape,
         )

@@ -321,3 +321,11 @@ def test_where_the_system_refuses_what_workers_share_windows_are_prepared_here(
             assert_equal_examples(one, other)
     assert "/dev/shm" in caplog.text and os.strerror(code) in caplog.text
     assert len(caplog.records) == 1
+
+
+def test_the_plans_choose_the_table(tiny_plans: Plans) -> None:
+    plans = tiny_plans.evolve(training={"augmentation": "strong"})
+    options = SamplingOptions.from_plans(plans, 0, seed=3)
+    assert options.augmentation == STRONG.of_phase(0, len(plans.training.curriculum)) and options.seed == 3
+    ct = plans.evolve(normalization=[{"scheme": "ct", "lower": -900.0, "upper": 300.0, "mean": 0.0, "std": 200.0}])
+    assert SamplingOptions.from_plans(ct, 0, seed=3).augmentation.inversion.probability == 0

@@ -143,6 +143,10 @@ class AugmentationTable:
         }
         return replace(self, **changes)
 
+    def without_inversion(self) -> AugmentationTable:
+        """Return the table for CT, whose unit is absolute: no scanner exchanges bright and dark."""
+        return replace(self, inversion=Change())
+
 
 _TABLES = {
     Augmentation.NONE: AugmentationTable(),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -47,3 +47,9 @@ def test_factors_halve_as_often_as_they_double() -> None:
     drawn = np.array([Change(1, 0.5, 2).factor(random) for _ in range(1000)])
     assert 0.45 < np.mean(drawn < 1) < 0.55
     assert drawn.min() >= 0.5 and drawn.max() <= 2
+
+
+def test_ct_is_never_inverted() -> None:
+    strong = table_of(Augmentation.STRONG)
+    assert strong.inversion.probability > 0
+    assert strong.without_inversion() == replace(strong, inversion=Change())
