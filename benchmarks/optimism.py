@@ -32,7 +32,7 @@ from detseg3d.consolidation.cases import CandidateCase, PreparedCase
 from detseg3d.consolidation.count_table import CountTable
 from detseg3d.consolidation.objective import Objective, pool_counts
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth
-from detseg3d.consolidation.search import search
+from detseg3d.consolidation.search import SearchInput, search
 from detseg3d.data.labels import lesions_from_semantic
 from detseg3d.evaluation.scores.calibration import fit_calibration
 from detseg3d.inference.candidates import Candidates, load_candidates, save_candidates
@@ -153,7 +153,7 @@ def simulate(network: Network, plans: Plans, scans: int, seed: int, new: Sequenc
     """One cross-validation, and its choice judged on the new scans."""
     cases = prepare(network, scans, folder, np.random.default_rng(seed))
     start = calibrated(plans, cases)
-    result = search(cases, start, Objective(), run=Run(show_progress=False))
+    result = search(SearchInput(cases, start), Objective(), run=Run(show_progress=False))
     metrics = result.choice_metrics()
     assert metrics.cross_fitted is not None
     true = 0.0  # of the plan over itself

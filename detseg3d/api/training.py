@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.consolidation.objective import Objective
+from detseg3d.core.operating_goal import OperatingGoal
 from detseg3d.data.folders import ModelFolder, PreparedFolder
 from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset, results_root
 from detseg3d.evaluation.result import EvaluationResult
@@ -115,6 +116,7 @@ def consolidate(
     raw: str | Path | None = None,
     results: str | Path | None = None,
     run: Run | None = None,
+    goal: OperatingGoal | None = None,
 ) -> ConsolidationResult:
     """Pool the validation predictions of the folds, calibrate the scores and choose the thresholds for prediction.
 
@@ -130,6 +132,9 @@ def consolidate(
         Folders of raw data sets and trained models; see :func:`train`.
     run : Run, optional
         Number of worker processes and display of progress bars.
+    goal : OperatingGoal, optional
+        Scans for which the thresholds are chosen: like the training scans (home), or also of other scanners (robust).
+        By default robust; home if the objective has a target or if a fold has no shifted scans.
 
     Returns
     -------
@@ -148,5 +153,5 @@ def consolidate(
     """
     model = resolve_dataset(results_root(results), dataset)
     return consolidate_folds(
-        resolve_dataset(raw_root(raw), model.name), model, folds, objective or Objective(), run or Run()
+        resolve_dataset(raw_root(raw), model.name), model, folds, objective or Objective(), run or Run(), goal
     )

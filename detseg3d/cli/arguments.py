@@ -7,8 +7,9 @@ import math
 from collections.abc import Callable
 from typing import TypeVar
 
-from detseg3d.cli.parser import CommandParser
+from detseg3d.cli.parser import CommandParser, own_word
 from detseg3d.core.augmentation import Augmentation
+from detseg3d.core.operating_goal import OperatingGoal
 from detseg3d.core.precision import Precision
 from detseg3d.core.version import __version__
 from detseg3d.planning.rules.length import STEPS_PER_EPOCH
@@ -17,9 +18,11 @@ from detseg3d.system.run import Run
 __all__ = [
     "add_augmentation_flag",
     "add_length_flags",
+    "add_operate_flag",
     "add_precision_flag",
     "add_processes_flag",
     "add_root_flags",
+    "add_shifted_scans_flag",
     "create_parser",
     "fraction",
     "mirror_axes",
@@ -156,6 +159,29 @@ def add_precision_flag(group: argparse._ActionsContainer, default: Precision | N
         default=default,
         metavar="{" + ",".join(map(str, Precision)) + "}",
         help=f"number format of the networks; auto is half precision if the hardware supports it, else fp32; {use}",
+    )
+
+
+def add_operate_flag(group: argparse._ActionsContainer, default: str) -> None:
+    """Add ``--operate``; ``default`` describes the choice of a command without this flag."""
+    group.add_argument(
+        "--operate",
+        type=own_word,
+        choices=tuple(str(goal) for goal in OperatingGoal),
+        help="scans for which the thresholds are chosen: home (like the training scans) or robust (also of other "
+        f"scanners) (default: {default})",
+    )
+
+
+def add_shifted_scans_flag(group: argparse._ActionsContainer) -> None:
+    """Add ``--shifted_scans``."""
+    group.add_argument(
+        "--shifted_scans",
+        type=non_negative_int,
+        metavar="N",
+        help="after the validation, also predict up to N copies of validation scans with simulated changes (thick "
+        "slices, noise, fainter lesions, ...), which --operate robust and the expected recall of unlike scans need; 0 "
+        "for none (default: one copy of each scan, at most 20)",
     )
 
 

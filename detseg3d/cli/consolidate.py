@@ -7,9 +7,18 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.arguments import add_processes_flag, add_root_flags, create_parser, fraction, positive_float, run_of
+from detseg3d.cli.arguments import (
+    add_operate_flag,
+    add_processes_flag,
+    add_root_flags,
+    create_parser,
+    fraction,
+    positive_float,
+    run_of,
+)
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
+from detseg3d.core.operating_goal import OperatingGoal
 from detseg3d.data.folders import ModelFolder
 from detseg3d.system.run_record import RunTarget
 
@@ -27,6 +36,11 @@ Without a target, the thresholds maximise the lesion F1 (IoU of 0.1 or more, poo
 lesions). They replace the thresholds in the plans only if they improve F1 in 95 % of resampled
 patients, measured on folds that were not used for the choice.
 
+Thresholds are chosen for scans of other scanners, too (--operate robust). They maximise the mean of
+the F1 on unchanged and on shifted validation scans: copies with thick slices, noise, fainter lesions
+and other simulated changes, which detseg3d_train has predicted. The F1 on unchanged scans may fall by
+at most 0.01. --operate home uses the unchanged scans only. The report compares both.
+
 Quote the cross-fitted metrics: the scans of each fold are evaluated at the thresholds that the other
 folds chose. A single fold has no cross-fitted metrics.
 
@@ -41,6 +55,7 @@ writes nothing, because the choice depends on every case."""
 EXAMPLE = """\
 detseg3d_consolidate 101
 detseg3d_consolidate 101 -f 0 1 2 --target_fp 2
+detseg3d_consolidate 101 --operate home
 detseg3d_predict -i scans -o masks -d 101      # uses the new thresholds"""
 
 
@@ -61,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="choose the highest recall at N false positives per scan or fewer",
     )
+    add_operate_flag(parser, "robust; home with a target, or if detseg3d_train has predicted no shifted scans")
     add_processes_flag(parser)
     add_root_flags(parser, "raw", "results")
     return parser
@@ -95,7 +111,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
     raw = resolve_dataset(raw_root(options.raw), model.name)
     objective = Objective(options.target_recall, options.target_fp)
     run = run_of(options)
-    consolidated = consolidate(raw, model, options.folds, objective, run)
+    goal = None if options.operate is None else OperatingGoal(options.operate)
+    consolidated = consolidate(raw, model, options.folds, objective, run, goal)
     evaluation = report_consolidation(consolidated, raw, run)
     show(format_cross_validation(consolidated.summary, evaluation))
     show(f"wrote {ModelFolder(model).operating_point} and {consolidated.predictions}")

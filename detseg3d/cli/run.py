@@ -9,8 +9,10 @@ from pathlib import Path
 from detseg3d.cli.arguments import (
     add_augmentation_flag,
     add_length_flags,
+    add_operate_flag,
     add_precision_flag,
     add_processes_flag,
+    add_shifted_scans_flag,
     create_parser,
     fraction,
     non_negative_int,
@@ -37,6 +39,9 @@ class of lesions.
 Output in OUTPUT_DIR: report.html, metrics.json, pictures/, results/ (the model for
 detseg3d_predict -m; predictions of the test cases are in fold_0/validation), preprocessed/ (with
 plans.json) and raw/.
+
+With --operate, the thresholds and the calibration of the model are chosen on the test cases at the
+end. The evaluation of the test cases stays that of the thresholds in the plans.
 
 For cross-validation, use detseg3d_convert, detseg3d_plan_and_preprocess and detseg3d_train."""
 
@@ -93,6 +98,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="memory limit for the prediction of a whole volume, not counting the input",
     )
     add_precision_flag(training, None, "used for planning and computing (default: auto; with --c, the earlier value)")
+    thresholds = parser.add_argument_group("operating point")
+    add_operate_flag(thresholds, "the thresholds in the plans stay")
+    add_shifted_scans_flag(thresholds)
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--seed",
@@ -131,6 +139,7 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
 def _run(options: argparse.Namespace) -> CommandResult:
     require_docstrings()
     from detseg3d.cli.convert import parse_labels
+    from detseg3d.core.operating_goal import OperatingGoal
     from detseg3d.pipeline.run import ExperimentOptions, run_experiment
     from detseg3d.planning.overrides import TrainingOverrides
     from detseg3d.reporting.text.evaluation import format_evaluation
@@ -156,6 +165,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
                 num_workers=options.num_workers,
                 max_minutes=options.max_minutes,
                 resume=options.c,
+                shifted_scans=options.shifted_scans,
                 show_progress=not options.no_progress,
             ),
             precision=options.precision or Precision.AUTO,
@@ -169,6 +179,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
             ),
             run=run_of(options),
             pictures=options.pictures,
+            goal=None if options.operate is None else OperatingGoal(options.operate),
         ),
     )
     show(format_evaluation(experiment.evaluation))

@@ -12,6 +12,7 @@ from detseg3d.cli.arguments import (
     add_length_flags,
     add_precision_flag,
     add_root_flags,
+    add_shifted_scans_flag,
     create_parser,
     fraction,
     mirror_axes,
@@ -132,6 +133,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="random seed (default: 0; with --c, the seed of the checkpoint)",
     )
+    add_shifted_scans_flag(run)
     run.add_argument(
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
     )
@@ -200,6 +202,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         max_minutes=options.max_minutes,
         resume=options.c,
         overwrite=options.overwrite,
+        shifted_scans=options.shifted_scans,
         pretrained_weights=options.pretrained_weights,
         show_progress=not options.no_progress and processes.is_main,
         tensorboard=options.tensorboard,

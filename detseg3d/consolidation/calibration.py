@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from detseg3d.consolidation.cases import CandidateCase, PreparedCase
 from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth, map_cases
+from detseg3d.consolidation.shifted_scans import load_truth
 from detseg3d.core.arrays import BoolArray, FloatArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.labels import LabelFormat, read_label, true_lesions
@@ -23,11 +24,18 @@ from detseg3d.evaluation.scores.calibration import (
     reliability_bins,
 )
 from detseg3d.evaluation.scores.ensemble_calibration import ScoreSpread
-from detseg3d.inference.candidates import load_candidates
+from detseg3d.inference.candidates import Candidates, load_candidates
 from detseg3d.planning.plans import Plans
 from detseg3d.system.run import Run
 
-__all__ = ["ScoredLesions", "calibrate", "summarize_calibration", "prepare_cases", "rescale_thresholds"]
+__all__ = [
+    "ScoredLesions",
+    "calibrate",
+    "calibration_errors",
+    "prepare_cases",
+    "rescale_thresholds",
+    "summarize_calibration",
+]
 
 
 @dataclass(frozen=True)
@@ -41,11 +49,13 @@ class ScoredLesions:
         Whether the predicted lesion overlaps a true lesion of its class.
     folds : ndarray of str, shape ``(N,)``
         Fold that predicted the lesion.
+    patients : ndarray of str, shape ``(N,)``
     """
 
     scores: FloatArray
     is_lesion: BoolArray
     folds: npt.NDArray[np.str_]
+    patients: npt.NDArray[np.str_]
 
 
 def prepare_cases(
@@ -79,10 +89,10 @@ def prepare_cases(
         "calibration",
         run,
     )
-    scored = [(case.stored.fold, score, hit) for case, lesions in results for score, hit in lesions]
-    folds, scores, hits = zip(*scored, strict=True) if scored else ((), (), ())
+    scored = [(case.stored.fold, case.stored.group, score, hit) for case, lesions in results for score, hit in lesions]
+    folds, patients, scores, hits = zip(*scored, strict=True) if scored else ((), (), (), ())
     return [case for case, _ in results], ScoredLesions(
-        np.array(scores, np.float64), np.array(hits, np.bool_), np.array(folds, np.str_)
+        np.array(scores, np.float64), np.array(hits, np.bool_), np.array(folds, np.str_), np.array(patients, np.str_)
     )
 
 
@@ -90,8 +100,23 @@ def _prepare_case(
     plans: Plans, label_format: LabelFormat, case: CandidateCase
 ) -> tuple[PreparedCase, list[tuple[float, bool]]]:
     """Return a case with its true lesions, and the score of each predicted lesion with whether it is true."""
-    label, geometry = read_label(case.label, label_format)
     candidates = load_candidates(case.candidates)
+    truth = load_truth(case.label) if case.shift else _read_truth(case, candidates, label_format)
+    classes = candidates.detections.classes
+    if len(classes) and not 0 <= classes.min() <= classes.max() < plans.num_classes:
+        raise DetSeg3DError(
+            "the stored candidates have a class that the plans do not have",
+            file=case.candidates,
+            value=int(classes.max()),
+            expected=f"one of {', '.join(plans.class_names)} (0 to {plans.num_classes - 1})",
+        )
+    outcomes = CaseOutcomes(candidates, truth, plans).lesions(plans.inference)
+    return PreparedCase(case, truth), [(lesion.score, bool(lesion.hits)) for lesion in outcomes]
+
+
+def _read_truth(case: CandidateCase, candidates: Candidates, label_format: LabelFormat) -> CaseTruth:
+    """Read the true lesions of an unchanged scan from its label."""
+    label, geometry = read_label(case.label, label_format)
     is_close = all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(geometry.spacing, candidates.spacing, strict=True))
     if geometry.shape != candidates.shape or not is_close:
         raise DetSeg3DError(
@@ -101,18 +126,8 @@ def _prepare_case(
             expected=f"size {geometry.shape}, spacing {geometry.spacing} as {case.label}",
             remedy="write them again with detseg3d_train DATASET FOLD --val",
         )
-    classes = candidates.detections.classes
-    if len(classes) and not 0 <= classes.min() <= classes.max() < plans.num_classes:
-        raise DetSeg3DError(
-            "the stored candidates have a class that the plans do not have",
-            file=case.candidates,
-            value=int(classes.max()),
-            expected=f"one of {', '.join(plans.class_names)} (0 to {plans.num_classes - 1})",
-        )
     lesions = true_lesions(label, case.label, label_format, case_id=case.case_id)
-    truth = CaseTruth.of(lesions, candidates.spacing)
-    outcomes = CaseOutcomes(candidates, truth, plans).lesions(plans.inference)
-    return PreparedCase(case, truth), [(lesion.score, bool(lesion.hits)) for lesion in outcomes]
+    return CaseTruth.of(lesions, candidates.spacing)
 
 
 def calibrate(plans: Plans, scored: ScoredLesions) -> Plans:
@@ -160,6 +175,22 @@ def summarize_calibration(scored: ScoredLesions) -> CalibrationSummary:
             fit_calibration(scored.scores[others], scored.is_lesion[others]), scored.scores[own]
         )
     return CalibrationSummary(_reliability(scored.scores, scored.is_lesion), _reliability(calibrated, scored.is_lesion))
+
+
+def calibration_errors(scored: ScoredLesions, shifted: ScoredLesions) -> tuple[float, float]:
+    """Return the calibration errors of the calibrated scores on unchanged and on shifted scans.
+
+    The scores of each patient are calibrated with the unchanged scans of the other patients.
+    """
+    errors = []
+    for judged in (scored, shifted):
+        calibrated = np.empty_like(judged.scores)
+        for patient in np.unique(judged.patients):
+            own, others = judged.patients == patient, scored.patients != patient
+            knots = fit_calibration(scored.scores[others], scored.is_lesion[others])
+            calibrated[own] = apply_calibration(knots, judged.scores[own])
+        errors.append(expected_calibration_error(calibrated, judged.is_lesion))
+    return errors[0], errors[1]
 
 
 def _reliability(scores: FloatArray, is_lesion: BoolArray) -> Reliability:

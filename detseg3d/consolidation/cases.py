@@ -22,8 +22,11 @@ class CandidateCase:
     candidates : Path
         File of the stored candidates.
     label : Path
+        The label file. For a shifted scan the file of its stored true lesions.
     patient : str
         Empty if the data set does not name the patient.
+    shift : str
+        Name of the shift that changed the scan. Empty for an unchanged scan.
     """
 
     case_id: str
@@ -31,6 +34,7 @@ class CandidateCase:
     candidates: Path
     label: Path
     patient: str = ""
+    shift: str = ""
 
     @property
     def group(self) -> str:

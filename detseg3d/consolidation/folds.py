@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from detseg3d.consolidation.cases import CandidateCase
+from detseg3d.consolidation.shifted_scans import (
+    STRENGTH,
+    ShiftedScan,
+    read_shifted_record,
+    shifted_candidates,
+    shifted_truth,
+)
 from detseg3d.consolidation.true_boxes import TrueBoxLesion, read_true_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawDataset
@@ -54,6 +61,8 @@ class ValidatedFolds:
         True lesions of these cases, segmented in their true boxes.
     failures : mapping of str to str
         Validation cases that cannot be pooled, and why.
+    shifted : mapping of CandidateCase to ShiftedScan
+        Shifted scans of the pooled cases that the folds have predicted. Empty if a fold has none.
     """
 
     folds: tuple[str, ...]
@@ -62,6 +71,7 @@ class ValidatedFolds:
     weights: Mapping[str, str]
     true_boxes: tuple[TrueBoxLesion, ...]
     failures: Mapping[str, str]
+    shifted: Mapping[CandidateCase, ShiftedScan] = field(default_factory=dict)
 
 
 def load_validated_folds(
@@ -120,14 +130,47 @@ def load_validated_folds(
     if folds is None and missing:
         logger.warning("%d of %d cases were not validated by any of the folds %s", len(missing), len(labels), names)
     lesions = [lesion for name in names for lesion in _true_boxes(model.fold(name))]
+    digests = {name: _digest_of_weights(model.fold(name)) for name in names}
     return ValidatedFolds(
         names,
         _common_plans(model, names),
         tuple(cases[case_id] for case_id in sorted(cases)),
-        {model.fold(name).path.name: _digest_of_weights(model.fold(name)) for name in names},
+        {model.fold(name).path.name: digest for name, digest in digests.items()},
         tuple(lesion for lesion in lesions if lesion.case in cases),
         {case_id: message for case_id, message in failures.items() if case_id not in cases},
+        _shifted_cases(model, digests, cases),
     )
+
+
+def _shifted_cases(
+    model: ModelFolder, digests: Mapping[str, str], cases: Mapping[str, CandidateCase]
+) -> dict[CandidateCase, ShiftedScan]:
+    """Return the shifted scans of all folds. If a fold has no usable ones, return none, and say so in the log.
+
+    With the shifted scans of some folds only, unchanged and shifted scans would come from different patients.
+    """
+    shifted: dict[CandidateCase, ShiftedScan] = {}
+    for name, digest in digests.items():
+        fold = model.fold(name)
+        validation, record = fold.validation, read_shifted_record(fold.validation)
+        if record is None or not record.scans:
+            logger.info("fold %s has no shifted validation scans; %s writes them", name, _validation_command(fold))
+            return {}
+        if record.weights != digest or record.strength != STRENGTH:
+            logger.warning(
+                "the shifted validation scans of fold %s were predicted with other weights and are not used; %s writes "
+                "them again",
+                name,
+                _validation_command(fold),
+            )
+            return {}
+        for scan in record.scans:
+            case = cases.get(scan.case_id)
+            if case is not None and case.fold == name:
+                candidates = shifted_candidates(validation, scan.shift, scan.case_id)
+                truth = shifted_truth(validation, scan.shift, scan.case_id)
+                shifted[replace(case, candidates=candidates, label=truth, shift=scan.shift)] = scan
+    return shifted
 
 
 def _numbered_folds(model: ModelFolder) -> list[int]:

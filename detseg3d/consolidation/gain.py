@@ -120,10 +120,15 @@ class PatientResamples:
     tail : float, optional
         Fraction of the resamples that may lie below the lower bound of a gain. With few patients it is smaller, see
         :func:`expanded_tail`.
+    shifted : int, optional
+        The last ``shifted`` cases are shifted scans of the same patients. All metrics are then the mean of the metrics
+        of the unchanged scans and of the metrics of the shifted scans.
     """
 
-    def __init__(self, patients: Sequence[str], tail: float = _TAIL) -> None:
+    def __init__(self, patients: Sequence[str], tail: float = _TAIL, shifted: int = 0) -> None:
         self.patients, self._groups = len(set(patients)), list(patients)
+        first = len(patients) - shifted
+        self._parts = [slice(0, first), slice(first, None)] if shifted else [slice(None)]
         drawn = bootstrap_weights(len(patients), _RESAMPLES, _SEED, list(patients))
         # The first row contains every case once: its metrics are those on all cases.
         self._weights = np.concatenate([np.ones((1, len(patients))), drawn])
@@ -132,12 +137,8 @@ class PatientResamples:
     def metrics(self, counts: Sequence[CaseCounts]) -> ResampledMetrics:
         """Return the metrics of the counts of all cases, in their order."""
         table = np.array([(c.truth, c.predictions, c.outlined, c.dice, 1.0) for c in counts], np.float64)
-        truth, predictions, matched, dice, cases = (self._weights @ table).T
-        lesions = truth + predictions
-        f1 = np.where(lesions > 0, 2 * matched / np.maximum(lesions, 1.0), 1.0)
-        if truth[0] > 0:
-            f1[truth == 0] = np.nan
-        dice = dice / cases
+        parts = [_f1_and_dice(self._weights[:, part] @ table[part]) for part in self._parts]
+        f1, dice = np.mean(parts, axis=0)
         return ResampledMetrics(float(f1[0]), float(dice[0]), f1[1:], dice[1:])
 
     def gain(self, first: ResampledMetrics, second: ResampledMetrics) -> Gain:
@@ -174,3 +175,17 @@ class PatientResamples:
         # No interpolation: ties are common, and a value between two of them was not observed.
         index = int(self._tail * len(known))
         return float(np.partition(known, index)[index])
+
+
+def _f1_and_dice(sums: FloatArray) -> FloatArray:
+    """Return F1 and mean Dice, shape ``(2, R)``, from the summed counts of each resample, shape ``(R, 5)``.
+
+    A metric that is undefined in a resample is ``NaN``.
+    """
+    truth, predictions, matched, dice, cases = sums.T
+    lesions = truth + predictions
+    f1 = np.where(lesions > 0, 2 * matched / np.maximum(lesions, 1.0), 1.0)
+    if truth[0] > 0:
+        f1[truth == 0] = np.nan
+    with np.errstate(invalid="ignore"):  # a resample may contain no patient with shifted scans
+        return np.stack([f1, dice / cases])

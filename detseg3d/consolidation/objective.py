@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from detseg3d.consolidation.outcomes import CaseCounts
 from detseg3d.evaluation.cross_validation import PooledMetrics
 
-__all__ = ["Objective", "pool_counts"]
+__all__ = ["Objective", "mean_metrics", "pool_counts"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,15 @@ def pool_counts(counts: Sequence[CaseCounts]) -> PooledMetrics:
         found_any=found,
         predictions=predictions,
     )
+
+
+def mean_metrics(first: PooledMetrics, second: PooledMetrics) -> PooledMetrics:
+    """Return the mean of each metric of two sets of scans. Numbers of lesions are summed.
+
+    Both sets count equally, even if one set has more scans.
+    """
+    values = {field.name: (getattr(first, field.name), getattr(second, field.name)) for field in fields(first)}
+    return PooledMetrics(**{name: a + b if isinstance(a, int) else (a + b) / 2 for name, (a, b) in values.items()})
 
 
 def _rate(part: int, whole: int, other: int) -> float:

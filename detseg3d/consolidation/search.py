@@ -4,6 +4,9 @@ The networks do not run again. One threshold is varied at a time, the score thre
 the value of the plan only if the gain exceeds one standard error (:mod:`detseg3d.consolidation.gain`). The same search
 is repeated without each fold in turn, so that the choice can be judged on cases that were not used for it. If this gain
 is not positive in 95 % of the resampled patients, all thresholds of the plan are kept.
+
+If there are shifted scans, a second search (:mod:`detseg3d.consolidation.robust_search`) begins with the result and
+chooses thresholds for unchanged and shifted scans together.
 """
 
 from __future__ import annotations
@@ -16,9 +19,12 @@ from functools import cache
 from detseg3d.consolidation.cases import CandidateCase, PreparedCase
 from detseg3d.consolidation.count_table import CountTable
 from detseg3d.consolidation.gain import ONE_STANDARD_ERROR, Gain, PatientResamples, ResampledMetrics
-from detseg3d.consolidation.objective import Objective, pool_counts
+from detseg3d.consolidation.goals import GoalChoice, JudgedCases
+from detseg3d.consolidation.objective import Objective, mean_metrics, pool_counts
 from detseg3d.consolidation.outcomes import CaseCounts
-from detseg3d.consolidation.search_state import MASK_STEPS, SearchState, SearchStep, score_steps
+from detseg3d.consolidation.robust_search import ShiftedSearch, search_robust
+from detseg3d.consolidation.search_state import MASK_STEPS, SearchState, score_steps, take_steps
+from detseg3d.core.operating_goal import OperatingGoal
 from detseg3d.evaluation.cross_validation import (
     ChoiceMetrics,
     PooledMetrics,
@@ -32,7 +38,7 @@ from detseg3d.planning.plans import Plans
 from detseg3d.planning.thresholds import Thresholds
 from detseg3d.system.run import Run
 
-__all__ = ["SearchResult", "search"]
+__all__ = ["SearchInput", "SearchResult", "search"]
 
 _RAW_SCORES = tuple(round(0.05 * step, 2) for step in range(21))
 _SMALLEST_VOXELS = (2, 3, 5, 8, 12)
@@ -62,6 +68,12 @@ class SearchResult:
     gain : Gain or None
         Gain over the plan on scans that were not used for the choice. ``None`` if the search found no better thresholds
         than those of the plan, or if there are too few patients.
+    goal : OperatingGoal
+        Goal of ``chosen``.
+    goals : tuple of GoalChoice
+        Choice for each goal, as far as it was made.
+    unchanged, shifted : JudgedCases or None
+        Counts of the unchanged and of the shifted scans with which the goals are compared.
     """
 
     cases: tuple[CandidateCase, ...]
@@ -71,11 +83,22 @@ class SearchResult:
     objective: Objective
     chosen_without: Mapping[str, Thresholds] = field(default_factory=dict)
     gain: Gain | None = None
+    goal: OperatingGoal = OperatingGoal.HOME
+    goals: tuple[GoalChoice, ...] = ()
+    unchanged: JudgedCases | None = None
+    shifted: JudgedCases | None = None
 
     @property
     def plan_kept(self) -> bool:
         """Whether all thresholds of the plan are kept."""
         return self.chosen == self.default
+
+    @property
+    def description(self) -> str:
+        """The objective in words."""
+        if self.goal is OperatingGoal.HOME:
+            return str(self.objective)
+        return f"{self.objective}, mean of unchanged and shifted scans"
 
     @property
     def origin(self) -> ThresholdOrigin:
@@ -91,6 +114,13 @@ class SearchResult:
     def metrics(self, thresholds: Thresholds) -> PooledMetrics:
         """Return the metrics with some of the tried thresholds, pooled over all cases."""
         return pool_counts(self.counts[thresholds])
+
+    def _metrics_of_goal(self) -> PooledMetrics:
+        """Return the metrics with the chosen thresholds on the scans for which they were chosen."""
+        home = self.metrics(self.chosen)
+        if self.goal is OperatingGoal.HOME or self.shifted is None:
+            return home
+        return mean_metrics(home, pool_counts(self.shifted.counts[self.chosen]))
 
     def cross_fitted_counts(self) -> list[CaseCounts]:
         """Return the counts of each case with the thresholds that the other folds choose."""
@@ -126,8 +156,8 @@ class SearchResult:
         smallest = self.chosen.minimum_volume_mm3
         volumes = [voxels * math.prod(case.truth.spacing) for case in cases for voxels in case.truth.voxels]
         return ThresholdChoice(
-            objective=str(self.objective),
-            target_reached=self.objective.is_reached(self.metrics(self.chosen)),
+            objective=self.description,
+            target_reached=self.objective.is_reached(self._metrics_of_goal()),
             predicted_at_thresholds_of=self.origin,
             thresholds=self.chosen,
             thresholds_of_the_plan=self.default,
@@ -142,18 +172,39 @@ class SearchResult:
         )
 
 
-def search(cases: Sequence[PreparedCase], plans: Plans, objective: Objective, run: Run = Run()) -> SearchResult:
+@dataclass(frozen=True)
+class SearchInput:
+    """Validation cases among which the thresholds are chosen.
+
+    Attributes
+    ----------
+    cases : sequence of PreparedCase
+        At least one. Unchanged scans.
+    plans : Plans
+        With the calibration in its inference section. The search begins with its thresholds.
+    shifted : sequence of PreparedCase, optional
+        Shifted scans of the same patients.
+    """
+
+    cases: Sequence[PreparedCase]
+    plans: Plans
+    shifted: Sequence[PreparedCase] = ()
+
+
+def search(
+    given: SearchInput, objective: Objective, goal: OperatingGoal = OperatingGoal.HOME, run: Run = Run()
+) -> SearchResult:
     """Choose the thresholds that are best for the objective on all cases, or keep those of the plan.
 
     Parameters
     ----------
-    cases : sequence of PreparedCase
-        At least one.
-    plans : Plans
-        With the calibration in its inference section. The search begins with its thresholds.
+    given : SearchInput
     objective : Objective
         With a target, the score threshold follows the target, and only changes of the other thresholds must exceed
         noise.
+    goal : OperatingGoal
+        Goal of the returned thresholds. If there are shifted scans, the thresholds of the other goal are chosen, too,
+        for comparison.
     run : Run
 
     Returns
@@ -164,48 +215,103 @@ def search(cases: Sequence[PreparedCase], plans: Plans, objective: Objective, ru
     ------
     DetSeg3DError
         If the candidates of a case cannot be read.
+    ValueError
+        If the goal is robust and there are no shifted scans.
     """
+    cases, plans = given.cases, given.plans
+    if goal is OperatingGoal.ROBUST and not given.shifted:
+        raise ValueError("robust thresholds need shifted scans")
     table = CountTable(cases, plans, run)
     default = plans.inference.thresholds
     table.evaluate([default], "thresholds of the plan")
     stored = tuple(case.stored for case in cases)
     group_of = _groups(stored)
-    groups = sorted(set(group_of))
-    whole = _begin(cases, plans, table, range(len(cases)))
-    without = {
-        group: _begin(cases, plans, table, [index for index, other in enumerate(group_of) if other != group])
-        for group in (groups if len(groups) > 1 else [])
-    }
-    states = [whole, *without.values()]
-    resamples = PatientResamples([case.group for case in stored])
+    home, gain = _search_home(given, table, objective, group_of)
+    # The report compares the choice with and without the smallest volume.
+    table.evaluate([home.chosen.evolve(minimum_volume_mm3=0.0)], "without a smallest volume")
+    goals: tuple[GoalChoice, ...] = (home,)
+    shifted = None
+    if given.shifted:
+        of_shifted = tuple(case.stored for case in given.shifted)
+        shifted_groups = _groups_like(of_shifted, stored, group_of)
+        shifted_table = CountTable(given.shifted, plans, run)
+        robust = search_robust(
+            ShiftedSearch(cases, group_of, table, given.shifted, shifted_groups, shifted_table),
+            _states(given, table, group_of),
+            home,
+            objective,
+        )
+        goals = (home, robust)
+        shifted = JudgedCases(of_shifted, tuple(shifted_groups), shifted_table.counts)
+    choice = goals[-1] if goal is OperatingGoal.ROBUST else home
+    table.evaluate([choice.chosen.evolve(minimum_volume_mm3=0.0)], "without a smallest volume")
+    folds = {case.fold for case in stored}
+    unchanged = JudgedCases(stored, tuple(group_of), table.counts)
+    if (choice.chosen, choice.without) != (home.chosen, home.without):
+        gain = _gain(unchanged, choice, default)
+    return SearchResult(
+        stored,
+        table.counts,
+        default,
+        choice.chosen,
+        objective,
+        {fold: choice.thresholds_for(fold) for fold in sorted(folds)} if len(folds) > 1 else {},
+        gain,
+        goal,
+        goals,
+        unchanged,
+        shifted,
+    )
 
-    def cross_fitted_gain() -> Gain | None:
-        """Return the gain over the plan of each group with the thresholds that the other groups choose."""
-        if not without or whole.current == default:
-            return None
-        judged = [table.counts[without[group].current][index] for index, group in enumerate(group_of)]
-        return resamples.gain(resamples.metrics(table.counts[default]), resamples.metrics(judged))
+
+def _search_home(
+    given: SearchInput, table: CountTable, objective: Objective, group_of: Sequence[str]
+) -> tuple[GoalChoice, Gain | None]:
+    """Return the choice on the unchanged scans, and its gain over the plan on scans that were not used for it."""
+    stored = tuple(case.stored for case in given.cases)
+    default = given.plans.inference.thresholds
+    states = _states(given, table, group_of)
+    judged = JudgedCases(stored, tuple(group_of), table.counts)
+
+    def choice() -> GoalChoice:
+        without = {group: state.current for group, state in states.items() if group is not None}
+        return GoalChoice(OperatingGoal.HOME, states[None].current, without)
+
+    def gain() -> Gain | None:
+        return None if len(states) == 1 or states[None].current == default else _gain(judged, choice(), default)
 
     def keep_plan() -> None:
-        for state in states:
+        for state in states.values():
             state.current = default
 
-    _take_steps(states, MASK_STEPS, Objective(), table)
-    if objective.has_target and _is_noise(cross_fitted_gain()):
+    take_steps(states.values(), MASK_STEPS, Objective(), [table])
+    if objective.has_target and _is_noise(gain()):
         keep_plan()  # the following steps still move the score threshold to the target
-    _take_steps(states, score_steps(_volumes(cases, default)), objective, table)
-    gain = cross_fitted_gain()
-    if not objective.has_target and _is_noise(gain):
+    take_steps(states.values(), score_steps(_volumes(given.cases, default)), objective, [table])
+    measured = gain()
+    if not objective.has_target and _is_noise(measured):
         keep_plan()
-    # The report compares the choice with and without the smallest volume.
-    table.evaluate([whole.current.evolve(minimum_volume_mm3=0.0)], "without a smallest volume")
-    folds = {case.fold for case in stored}
-    chosen_without = {fold: without[fold].current for fold in sorted(folds)} if len(folds) > 1 else {}
-    return SearchResult(stored, table.counts, default, whole.current, objective, chosen_without, gain)
+    return choice(), measured
 
 
-def _begin(cases: Sequence[PreparedCase], plans: Plans, table: CountTable, used: Sequence[int]) -> SearchState:
+def _gain(judged: JudgedCases, choice: GoalChoice, default: Thresholds) -> Gain:
+    """Return the gain over the plan of each group with the thresholds that the other groups choose."""
+    resamples = PatientResamples([case.group for case in judged.cases])
+    return resamples.gain(resamples.metrics(judged.counts[default]), resamples.metrics(judged.of(choice)))
+
+
+def _states(given: SearchInput, table: CountTable, group_of: Sequence[str]) -> dict[str | None, SearchState]:
+    """Return a search on all cases (key ``None``) and one without each group, which begin with the plan."""
+    groups = sorted(set(group_of))
+    states: dict[str | None, SearchState] = {None: _begin(given, table, range(len(given.cases)))}
+    for group in groups if len(groups) > 1 else []:
+        states[group] = _begin(given, table, [index for index, other in enumerate(group_of) if other != group])
+    return states
+
+
+def _begin(given: SearchInput, table: CountTable, used: Sequence[int]) -> SearchState:
     """Return a search, on the cases with these indices, that begins with the thresholds of the plan."""
+    cases, plans = given.cases, given.plans
     resamples = PatientResamples([cases[index].stored.group for index in used], ONE_STANDARD_ERROR)
 
     def counts(thresholds: Thresholds) -> list[CaseCounts]:
@@ -236,6 +342,12 @@ def _groups(cases: Sequence[CandidateCase]) -> list[str]:
     return [number[case.group] for case in cases]
 
 
+def _groups_like(shifted: Sequence[CandidateCase], cases: Sequence[CandidateCase], groups: Sequence[str]) -> list[str]:
+    """Return the group of each shifted scan: that of the unchanged scan of the same case."""
+    known = {case.case_id: group for case, group in zip(cases, groups, strict=True)}
+    return [known[case.case_id] for case in shifted]
+
+
 def _volumes(cases: Sequence[PreparedCase], default: Thresholds) -> list[float]:
     """Return the values of the smallest volume to try, mm³."""
     voxel = min(math.prod(case.truth.spacing) for case in cases)
@@ -246,19 +358,6 @@ def _volumes(cases: Sequence[PreparedCase], default: Thresholds) -> list[float]:
 
 def _is_noise(gain: Gain | None) -> bool:
     return gain is None or not gain.is_more_than_noise
-
-
-def _take_steps(
-    states: Sequence[SearchState], steps: Sequence[SearchStep], objective: Objective, table: CountTable
-) -> None:
-    """Take the steps in all searches. The variants of all searches are counted together."""
-    for state in states:
-        state.objective = objective
-    for step in steps:
-        variants = [step.variants(state) for state in states]
-        table.evaluate([thresholds for tried in variants for thresholds in tried], step.description)
-        for state, tried in zip(states, variants, strict=True):
-            state.current = step.choose(state, tried)
 
 
 def _count_scans(counts: Sequence[CaseCounts]) -> ScanCounts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detseg3d.consolidation.count_table import CountTable
 from detseg3d.consolidation.gain import Gain
 from detseg3d.consolidation.objective import Objective
 from detseg3d.evaluation.cross_validation import PooledMetrics
 from detseg3d.planning.thresholds import NO_GROWTH, Thresholds
 
-__all__ = ["MASK_STEPS", "SearchState", "SearchStep", "score_steps"]
+__all__ = ["MASK_STEPS", "ROBUST_STEPS", "SearchState", "SearchStep", "score_steps", "take_steps"]
 
 # Factors on the suppression distance of the plan. Candidates were stored with half of it and an IoU of 0.5, so weaker
 # suppression cannot be tried.
@@ -57,6 +58,10 @@ class SearchState:
     has_empty_scans : bool
         Whether there are enough scans without lesions to choose a scan threshold.
     objective : Objective
+    admits : callable
+        Returns whether some thresholds may be chosen. By default all may be chosen.
+    start : Thresholds or None
+        Thresholds with which the search began, if not those of the plan.
     """
 
     default: Thresholds
@@ -67,6 +72,8 @@ class SearchState:
     gain: Callable[[Thresholds, Thresholds], Gain]
     has_empty_scans: bool
     objective: Objective = field(default_factory=Objective)
+    admits: Callable[[Thresholds], bool] | None = None
+    start: Thresholds | None = None
 
     def rank(self, thresholds: Thresholds) -> tuple[float, float, float]:
         """Return the rank of some thresholds, see :meth:`~detseg3d.consolidation.objective.Objective.rank`."""
@@ -150,12 +157,13 @@ class SearchState:
     def best_score(self, tried: list[Thresholds]) -> Thresholds:
         """Return the variant of highest rank.
 
-        If the current score threshold is still that of the plan, the gain over it must exceed noise. With a target,
-        the score threshold always follows the target.
+        If the current score threshold is still the first one, usually that of the plan, the gain over it must exceed
+        noise. With a target, the score threshold always follows the target.
         """
         if not tried:
             return self.current
-        may_move = self.objective.has_target or self.current.score_threshold != self.default.score_threshold
+        first = self.start or self.default
+        may_move = self.objective.has_target or self.current.score_threshold != first.score_threshold
         if not may_move:
             tried = [thresholds for thresholds in tried if self.gain(self.current, thresholds).f1_low > 0]
         return max([self.current, *tried], key=self.rank)
@@ -241,6 +249,19 @@ miss the target, also the better ones.
 """
 
 
+ROBUST_STEPS: tuple[SearchStep, ...] = (
+    SearchStep("robust score threshold", SearchState.score_grid, SearchState.best_score),
+    SearchStep("robust growth threshold", SearchState.growths, SearchState.best_outline),
+    SearchStep("robust score threshold, second pass", SearchState.score_grid, SearchState.best_score),
+    SearchStep("robust score threshold, finer", SearchState.nearby_scores, SearchState.best_score),
+    SearchStep("robust score threshold, finest", SearchState.nearby_scores, SearchState.best_score),
+)
+"""Steps that choose thresholds for unchanged and shifted scans together, after the search on unchanged scans.
+
+A shift mainly lowers the scores. The steps therefore vary the thresholds on scores only, which also takes little time.
+"""
+
+
 def score_steps(volumes: Sequence[float]) -> tuple[SearchStep, ...]:
     """Return the steps that choose the thresholds on scores and sizes.
 
@@ -260,6 +281,32 @@ def score_steps(volumes: Sequence[float]) -> tuple[SearchStep, ...]:
             SearchState.smallest_useful_volume,
         ),
     )
+
+
+def take_steps(
+    states: Iterable[SearchState], steps: Sequence[SearchStep], objective: Objective, tables: Sequence[CountTable]
+) -> None:
+    """Take the steps in all searches. The variants of all searches are counted together.
+
+    Parameters
+    ----------
+    states : iterable of SearchState
+        Their ``current`` thresholds change.
+    steps : sequence of SearchStep
+    objective : Objective
+    tables : sequence of CountTable
+        Tables that the metrics of the searches use.
+    """
+    states = list(states)
+    for state in states:
+        state.objective = objective
+    for step in steps:
+        variants = [step.variants(state) for state in states]
+        for table in tables:
+            table.evaluate([thresholds for tried in variants for thresholds in tried], step.description)
+        for state, tried in zip(states, variants, strict=True):
+            admitted = [thresholds for thresholds in tried if state.admits is None or state.admits(thresholds)]
+            state.current = step.choose(state, admitted)
 
 
 def _distance(first: Thresholds, second: Thresholds) -> float:

@@ -209,6 +209,16 @@ class PredictionFolder:
         """Dice of Stage 2 on the true boxes of the validation cases of a fold."""
         return self.path / "true_boxes.json"
 
+    @property
+    def shifted_scans(self) -> Path:
+        """List of the shifted validation scans of a fold."""
+        return self.path / "shifted_scans.json"
+
+    @property
+    def shifted_scans_folder(self) -> Path:
+        """Folder with the stored candidates and the true lesions of the shifted validation scans of a fold."""
+        return self.path / "shifted_scans"
+
 
 @dataclass(frozen=True)
 class EvaluationFolder:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from detseg3d.core.operating_goal import OperatingGoal
 from detseg3d.evaluation.scores.calibration import ReliabilityBin
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
+from detseg3d.planning.appearance.measures import Kind
 from detseg3d.planning.thresholds import Thresholds
 from detseg3d.system.json_records import JsonRecord
 
@@ -19,11 +21,15 @@ __all__ = [
     "CalibrationSummary",
     "ChoiceMetrics",
     "ConsolidationSummary",
+    "DifferenceShare",
     "GainSummary",
+    "GoalMetrics",
     "PooledMetrics",
     "Reliability",
     "ScanCounts",
     "SettingMetrics",
+    "ShiftMetrics",
+    "ShiftSummary",
     "SizeAttribution",
     "StageRecall",
     "ThresholdChoice",
@@ -206,6 +212,125 @@ class CalibrationSummary(JsonRecord):
     after: Reliability
 
 
+# -- Shifted scans -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GoalMetrics(JsonRecord):
+    """Metrics at the thresholds that one goal chooses.
+
+    Each scan is judged at thresholds that were chosen without the scans of its patient.
+
+    Attributes
+    ----------
+    goal : OperatingGoal
+    thresholds : Thresholds
+        Thresholds that all scans choose together.
+    home, shifted : PooledMetrics
+        Metrics of the unchanged and of the shifted validation scans.
+    home_f1_interval, shifted_f1_interval : tuple of 2 floats or None
+        95 % interval over patients of the F1 at IoU ≥ 0.1; ``None`` if it cannot be computed.
+    """
+
+    goal: OperatingGoal
+    thresholds: Thresholds
+    home: PooledMetrics
+    shifted: PooledMetrics
+    home_f1_interval: tuple[float, float] | None
+    shifted_f1_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class DifferenceShare(JsonRecord):
+    """How often the shifted scans of one shift differ from the training scans in one kind of measure.
+
+    Attributes
+    ----------
+    kind : Kind
+    is_higher : bool
+        Whether the values are higher than those of the training scans.
+    share : float
+        Share of the shifted scans with this difference, above 0.
+    largest : float
+        Largest size of the difference, see :class:`~detseg3d.planning.appearance.comparison.Difference`.
+    """
+
+    kind: Kind
+    is_higher: bool
+    share: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class ShiftMetrics(JsonRecord):
+    """Metrics of the validation scans that one shift changed, at the operating point.
+
+    Attributes
+    ----------
+    name : str
+        Name of the shift, for example ``noise``.
+    description : str
+        The change in words.
+    scans : int
+        Number of shifted scans.
+    unchanged, shifted : PooledMetrics
+        Metrics of these scans before and after the shift.
+    differences : tuple of DifferenceShare
+        Measures in which the comparison with the training scans notices the shift. May be empty.
+    """
+
+    name: str
+    description: str
+    scans: int
+    unchanged: PooledMetrics
+    shifted: PooledMetrics
+    differences: tuple[DifferenceShare, ...]
+
+
+@dataclass(frozen=True)
+class ShiftSummary(JsonRecord):
+    """What to expect on scans that are unlike the training scans, measured on shifted validation scans.
+
+    Attributes
+    ----------
+    goal : OperatingGoal
+        Goal of the operating point.
+    strength : str
+        Strength of the shifts.
+    scans, patients : int
+        Number of shifted scans, and of their patients.
+    goals : tuple of GoalMetrics
+        Metrics at the thresholds that each goal chooses.
+    by_shift : tuple of ShiftMetrics
+        Metrics of each shift at the thresholds of ``goal``.
+    home_calibration_error, shifted_calibration_error : float
+        Expected calibration error of the calibrated score on unchanged and on shifted scans.
+
+    Raises
+    ------
+    ValueError
+        If ``goals`` lacks ``goal``.
+    """
+
+    goal: OperatingGoal
+    strength: str
+    scans: int
+    patients: int
+    goals: tuple[GoalMetrics, ...]
+    by_shift: tuple[ShiftMetrics, ...]
+    home_calibration_error: float
+    shifted_calibration_error: float
+
+    def __post_init__(self) -> None:
+        if all(metrics.goal is not self.goal for metrics in self.goals):
+            raise ValueError(f"there are no metrics of the goal {self.goal}")
+
+    @property
+    def chosen(self) -> GoalMetrics:
+        """Metrics at the operating point."""
+        return next(metrics for metrics in self.goals if metrics.goal is self.goal)
+
+
 # -- Lost lesions ------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +420,8 @@ class ConsolidationSummary(JsonRecord):
         Stages at which lesions are lost.
     failures : dict of str to str
         Error of each case whose masks could not be written.
+    shifts : ShiftSummary or None
+        Metrics of shifted validation scans; ``None`` if the validation of the folds predicted no shifted scans.
     """
 
     dataset: str
@@ -305,3 +432,4 @@ class ConsolidationSummary(JsonRecord):
     calibration: CalibrationSummary
     attribution: Attribution
     failures: Mapping[str, str]
+    shifts: ShiftSummary | None = None

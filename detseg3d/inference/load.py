@@ -11,8 +11,9 @@ import torch
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import FoldFolder
+from detseg3d.evaluation.cross_validation import ShiftSummary
 from detseg3d.inference.model_folder import fold_folders, load_reference, restrict_mirroring, same_network
-from detseg3d.inference.operating_point import apply_operating_point
+from detseg3d.inference.operating_point import PlansInUse, apply_operating_point
 from detseg3d.models.custom import check_network_is_named
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.weights import check_weights, load_weights
@@ -60,12 +61,26 @@ class LoadOptions:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """The networks of a model, on ``device``, its plans with the thresholds in use, and its training scans."""
+    """A model that was read from its folder.
+
+    Attributes
+    ----------
+    networks : list of DetSeg3D
+        On ``device``.
+    plans : Plans
+        With the thresholds in use.
+    device : torch.device
+    reference : TrainingAppearance or None
+        Appearance of the training scans.
+    shifts : ShiftSummary or None
+        Metrics of shifted validation scans at the thresholds in use, if they were measured.
+    """
 
     networks: list[DetSeg3D]
     plans: Plans
     device: torch.device
     reference: TrainingAppearance | None
+    shifts: ShiftSummary | None
 
 
 def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: LoadOptions) -> LoadedModel:
@@ -111,8 +126,9 @@ def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: L
         " and ".join(trained_in),
         precision_in_use(device),
     )
-    plans = _plans_in_use(folder, chosen, plans_of, options)
-    return LoadedModel(networks, plans, device, TrainingAppearance.pooled(references))
+    plans, point = _plans_in_use(folder, chosen, plans_of, options)
+    shifts = None if point is None else point.shifts
+    return LoadedModel(networks, plans, device, TrainingAppearance.pooled(references), shifts)
 
 
 def _load_network(fold: FoldFolder, plans: Plans, options: LoadOptions) -> DetSeg3D:
@@ -126,14 +142,18 @@ def _load_network(fold: FoldFolder, plans: Plans, options: LoadOptions) -> DetSe
     return network
 
 
-def _plans_in_use(folder: Path, chosen: Sequence[FoldFolder], plans_of: Sequence[Plans], options: LoadOptions) -> Plans:
-    """Return the plans of the first fold with the thresholds that are used."""
-    plans = restrict_mirroring(plans_of[0], plans_of)
+def _plans_in_use(
+    folder: Path, chosen: Sequence[FoldFolder], plans_of: Sequence[Plans], options: LoadOptions
+) -> PlansInUse:
+    """Return the plans of the first fold with the thresholds that are used, and the operating point they come from."""
+    used = PlansInUse(restrict_mirroring(plans_of[0], plans_of), None)
     if options.use_operating_point:
         weights = {fold.path.name: fold.weights(options.checkpoint) for fold in chosen}
-        plans = apply_operating_point(plans, folder, weights, options.use_mirroring)
-    thresholds = {"candidate_threshold": options.candidate_threshold, "score_threshold": options.score_threshold}
+        used = apply_operating_point(used.plans, folder, weights, options.use_mirroring)
+    given = {"candidate_threshold": options.candidate_threshold, "score_threshold": options.score_threshold}
+    changes = {name: value for name, value in given.items() if value is not None}
     if options.score_threshold is not None:
         # A score threshold that the user gives holds in every scan.
-        thresholds["scan_threshold"] = 0.0
-    return plans.evolve(inference={name: value for name, value in thresholds.items() if value is not None})
+        changes["scan_threshold"] = 0.0
+    # The metrics of the operating point do not hold for other thresholds.
+    return PlansInUse(used.plans.evolve(inference=changes), None) if changes else used

@@ -24,6 +24,8 @@ def prediction_html(prediction: Prediction) -> str:
     parts = [f"<p>{html.escape(repr(prediction))}</p>"]
     if prediction.similarity is not None and prediction.similarity.unlike:
         parts.append(f"<p>unlike the training scans: {html.escape(prediction.similarity.summary())}</p>")
+        if prediction.expectation is not None:
+            parts.append(f"<p>{html.escape(prediction.expectation.describe())}</p>")
     if lesions or prediction.image is not None:
         picture = base64.b64encode(_slice_png(prediction)).decode("ascii")
         parts.append(f'<img alt="slice with most lesion voxels" src="data:image/png;base64,{picture}">')

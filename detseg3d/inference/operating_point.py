@@ -6,13 +6,13 @@ import hashlib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import FoldFolder, ModelFolder
-from detseg3d.evaluation.cross_validation import ChoiceMetrics
+from detseg3d.evaluation.cross_validation import ChoiceMetrics, ShiftSummary
 from detseg3d.planning.plans import MAX_PLANS_BYTES, Plans
 from detseg3d.planning.sections import InferencePlan
 from detseg3d.planning.thresholds import Thresholds
@@ -21,6 +21,7 @@ from detseg3d.system.json_files import read_json, write_json
 
 __all__ = [
     "OperatingPoint",
+    "PlansInUse",
     "apply_operating_point",
     "load_operating_point",
     "save_operating_point",
@@ -47,16 +48,20 @@ class OperatingPoint(BaseModel):
         Pooled cross-validation metrics at these thresholds and at the thresholds of the plan.
     plan_kept : bool
         True if the thresholds of the plan were kept, because no other thresholds gained more than noise.
+    shifts : ShiftSummary or None
+        Goal of the choice, and metrics on unchanged and on shifted validation scans. ``None`` if there were no shifted
+        scans.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[2] = 2
+    version: Literal[3] = 3
     inference: InferencePlan
     objective: str
     weights: Mapping[str, str]
     metrics: ChoiceMetrics | None = None
     plan_kept: bool = False
+    shifts: ShiftSummary | None = None
 
     def changes(self) -> dict[str, Any]:
         """Return the fields of the plan's inference section that the operating point replaces."""
@@ -113,9 +118,23 @@ def load_operating_point(model_folder: str | Path) -> OperatingPoint | None:
         raise DetSeg3DError(error.problem, file=path, remedy=remedy) from error
 
 
+class PlansInUse(NamedTuple):
+    """Plans of a prediction.
+
+    Attributes
+    ----------
+    plans : Plans
+    point : OperatingPoint or None
+        The operating point whose thresholds they have; ``None`` if they have their own thresholds.
+    """
+
+    plans: Plans
+    point: OperatingPoint | None
+
+
 def apply_operating_point(
     plans: Plans, model_folder: Path, weights: Mapping[str, Path], use_mirroring: bool = True
-) -> Plans:
+) -> PlansInUse:
     """Return the plans with the operating point of the model, if it belongs to these weights.
 
     A subset of the folds with which the operating point was chosen is accepted, because each fold was evaluated alone.
@@ -133,11 +152,11 @@ def apply_operating_point(
 
     Returns
     -------
-    Plans
+    PlansInUse
     """
     point = load_operating_point(model_folder)
     if point is None:
-        return plans
+        return PlansInUse(plans, None)
     name = ModelFolder(Path(model_folder)).operating_point.name
     changed = [
         fold for fold, file in weights.items() if fold in point.weights and weights_digest(file) != point.weights[fold]
@@ -154,7 +173,7 @@ def apply_operating_point(
             else "it belongs to the final weights; with these weights the thresholds of the plan are used, and scores "
             "are not calibrated",
         )
-        return plans
+        return PlansInUse(plans, None)
     others = [fold for fold in weights if fold not in point.weights]
     if others:
         logger.warning(
@@ -174,7 +193,7 @@ def apply_operating_point(
             _with_copies(used),
         )
     logger.info("operating point of the cross-validation: %s", point.inference.thresholds.describe())
-    return plans.evolve(inference=point.changes())
+    return PlansInUse(plans.evolve(inference=point.changes()), point)
 
 
 def _with_copies(axes: Sequence[int]) -> str:

@@ -78,6 +78,7 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
             "candidate_limit": prediction.candidate_limit,
             "limit_reached": prediction.limit_reached,
             "similarity": None if prediction.similarity is None else prediction.similarity.to_json(),
+            "expected_recall": None if prediction.expectation is None else prediction.expectation.to_json(),
             "lesions": [
                 lesion.placed(order.box_to_stored(lesion.box), stored).to_json() for lesion in prediction.lesions
             ],
@@ -165,7 +166,16 @@ _SHAPE_COLUMNS = ("long_axis_mm", "short_axis_mm", "surface_mm2", "sphericity")
 _LESION_COLUMNS = ("id", "class", "score", "volume_mm3", "diameter_mm", "voxels", *_SHAPE_COLUMNS)
 _BOX_COLUMNS = tuple(f"{corner}{end}" for end in (0, 1) for corner in "zyx")
 _CENTER_COLUMNS = ("center_x_mm", "center_y_mm", "center_z_mm")
-_CASE_COLUMNS = ("case", "lesions", "best_score", "volume_mm3", "limit_reached", "unlike_training", "reasons")
+_CASE_COLUMNS = (
+    "case",
+    "lesions",
+    "best_score",
+    "volume_mm3",
+    "limit_reached",
+    "unlike_training",
+    "reasons",
+    "expected_recall",
+)
 
 
 def write_tables(folder: Path) -> None:
@@ -238,6 +248,7 @@ def _case_row(record: Any) -> list[Any]:
         "yes" if record.get("limit_reached") else "no",
         _unlike(record),
         "; ".join(similarity.get("reasons", ())),
+        (record.get("expected_recall") or {}).get("range", ""),
     ]
 
 

@@ -21,7 +21,9 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.dataset import RawCase, list_inputs
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_channels, read_geometry
+from detseg3d.evaluation.cross_validation import ShiftSummary
 from detseg3d.inference.candidates import Candidates, loose_suppression
+from detseg3d.inference.expectation import Expectation, expect_recall
 from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.load import LoadOptions, load_model
 from detseg3d.inference.memory import prediction_bytes
@@ -62,6 +64,12 @@ class Predictor:
     reference : TrainingAppearance, optional
         Appearance of the training scans. Without it, scans are not compared with the training scans.
 
+    Attributes
+    ----------
+    shifts : ShiftSummary or None
+        Metrics of shifted validation scans at the thresholds of ``plans``. Without them, the recall to expect on a scan
+        that is unlike the training scans is unknown.
+
     Examples
     --------
     >>> predictor = Predictor.from_model_folder("results/Dataset101_SynthMS", folds=(0, 1))   # doctest: +SKIP
@@ -86,6 +94,7 @@ class Predictor:
         self.mirror_axes = plans.inference.mirror_axes if use_mirroring else ()
         self.memory_gb = memory_gb
         self.reference = reference
+        self.shifts: ShiftSummary | None = None
 
     @classmethod
     def from_model_folder(
@@ -113,7 +122,11 @@ class Predictor:
         """
         options = options or LoadOptions()
         model = load_model(folder, folds, options)
-        return cls(model.networks, model.plans, model.device, options.use_mirroring, options.memory_gb, model.reference)
+        predictor = cls(
+            model.networks, model.plans, model.device, options.use_mirroring, options.memory_gb, model.reference
+        )
+        predictor.shifts = model.shifts
+        return predictor
 
     def __repr__(self) -> str:
         return f"Predictor({self.plans.dataset_name}, {len(self.models)} network(s) on {self.device})"
@@ -163,7 +176,7 @@ class Predictor:
         return replace(prediction, image=images[0])
 
     def compare(self, images: npt.NDArray[np.float32], geometry: Geometry, name: str = "the scan") -> Similarity | None:
-        """Compare a scan with the training scans; log a warning if the scan is unlike them.
+        """Compare a scan with the training scans; if it is unlike them, log a warning with the recall to expect.
 
         Parameters
         ----------
@@ -182,7 +195,8 @@ class Predictor:
             return None
         similarity = self.reference.compare(measure_appearance(images, geometry))
         if similarity.unlike:
-            logger.warning("%s is unlike the training scans: %s", name, similarity.summary())
+            expected = expect_recall(similarity.differences, self.shifts).describe()
+            logger.warning("%s is unlike the training scans: %s; %s", name, similarity.summary(), expected)
         return similarity
 
     def describe(
@@ -217,7 +231,14 @@ class Predictor:
             require_memory(6 * self.plans.num_classes * math.prod(geometry.shape), "keeping probabilities")
         plans = candidates.calibrated(self.plans)
         merged = candidates.merge(plans, keep_probabilities)
-        return describe_case(merged, candidates.detections, geometry, plans, similarity, candidates.limit)
+        prediction = describe_case(merged, candidates.detections, geometry, plans, similarity, candidates.limit)
+        return replace(prediction, expectation=self._expectation(similarity))
+
+    def _expectation(self, similarity: Similarity | None) -> Expectation | None:
+        """Return the recall to expect on a scan that is unlike the training scans, otherwise ``None``."""
+        if similarity is None or not similarity.unlike:
+            return None
+        return expect_recall(similarity.differences, self.shifts)
 
     def find_candidates(self, images: npt.NDArray[np.float32], geometry: Geometry, loose: bool = False) -> Candidates:
         """Run both stages on a scan; return all candidates above the detection threshold with their RoI masks.

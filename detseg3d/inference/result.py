@@ -13,6 +13,7 @@ import numpy.typing as npt
 from detseg3d.core.arrays import Box
 from detseg3d.core.geometry import Geometry
 from detseg3d.evaluation.definitions.shape import LesionShape, lesion_shapes
+from detseg3d.inference.expectation import Expectation
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Merged
 from detseg3d.planning.appearance.comparison import Similarity
@@ -154,6 +155,8 @@ class Prediction:
         Largest number of candidates that the plan allows in a scan of this volume; ``None`` if unknown.
     image : ndarray, shape ``(Z, Y, X)``, or None
         The first channel of the scan, for the picture.
+    expectation : Expectation or None
+        The recall to expect; ``None`` if the scan is like the training scans or was not compared with them.
     """
 
     semantic: npt.NDArray[np.unsignedinteger[Any]]
@@ -166,6 +169,7 @@ class Prediction:
     instance_classes: Mapping[int, int] | None = None
     candidate_limit: int | None = None
     image: npt.NDArray[Any] | None = None
+    expectation: Expectation | None = None
 
     @property
     def limit_reached(self) -> bool:
@@ -180,6 +184,7 @@ class Prediction:
             "candidate_limit": self.candidate_limit,
             "limit_reached": self.limit_reached,
             "similarity": None if self.similarity is None else self.similarity.to_json(),
+            "expected_recall": None if self.expectation is None else self.expectation.to_json(),
             "lesions": [lesion.to_json() for lesion in self.lesions],
             "candidates": [candidate.to_json() for candidate in self.candidates],
         }

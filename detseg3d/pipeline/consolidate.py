@@ -12,13 +12,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from detseg3d.consolidation.calibration import calibrate, prepare_cases, summarize_calibration
+from detseg3d.consolidation.calibration import (
+    calibrate,
+    calibration_errors,
+    prepare_cases,
+    summarize_calibration,
+)
 from detseg3d.consolidation.cases import CandidateCase
 from detseg3d.consolidation.folds import load_validated_folds
 from detseg3d.consolidation.objective import Objective
-from detseg3d.consolidation.search import search
+from detseg3d.consolidation.search import SearchInput, search
+from detseg3d.consolidation.shift_summary import summarize_shifts
 from detseg3d.consolidation.stages import attribute_losses
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.operating_goal import OperatingGoal
 from detseg3d.data.dataset import RawDataset, load_raw_dataset
 from detseg3d.data.folders import EvaluationFolder, ModelFolder
 from detseg3d.data.image_source import ImageSource
@@ -77,6 +84,7 @@ def consolidate(
     folds: Sequence[str | int] | None = None,
     objective: Objective | None = None,
     run: Run = Run(),
+    goal: OperatingGoal | None = None,
 ) -> ConsolidationResult:
     """Calibrate the scores and choose the thresholds on the pooled validation cases of the folds.
 
@@ -93,6 +101,9 @@ def consolidate(
     objective : Objective, optional
         By default the highest lesion F1.
     run : Run
+    goal : OperatingGoal, optional
+        Whether the thresholds are best for scans like the training scans, or also for shifted scans. By default robust.
+        If the objective has a target, or if a fold has no shifted scans, the default is home.
 
     Returns
     -------
@@ -102,11 +113,23 @@ def consolidate(
     ------
     DetSeg3DError
         If the folds cannot be pooled (:func:`~detseg3d.consolidation.folds.load_validated_folds`), or the label or the
-        candidates of a case cannot be used.
+        candidates of a case cannot be used. Also if the goal is robust and a fold has no shifted scans.
     """
     model = ModelFolder(Path(model_folder))
     dataset = load_raw_dataset(Path(raw))
     validated = load_validated_folds(dataset, model.path, folds)
+    objective = objective or Objective()
+    if goal is None:
+        # A target holds for the scans that the user has, which are usually like the training scans.
+        is_robust = bool(validated.shifted) and not objective.has_target
+        goal = OperatingGoal.ROBUST if is_robust else OperatingGoal.HOME
+    if goal is OperatingGoal.ROBUST and not validated.shifted:
+        raise DetSeg3DError(
+            "robust thresholds need shifted validation scans of every fold",
+            file=model.path,
+            expected="fold_N/validation/shifted_scans.json, for the present weights of each fold",
+            remedy="run detseg3d_train DATASET FOLD --val for each fold, without --shifted_scans 0",
+        )
     label_format = label_format_of(validated.plans, dataset)
     prepared, scored = prepare_cases(validated.cases, validated.plans, label_format, run)
     if len(scored.scores) == 0:
@@ -116,7 +139,8 @@ def consolidate(
             remedy="train longer, and look at fold_*/progress.png",
         )
     calibrated = calibrate(validated.plans, scored)
-    result = search(prepared, calibrated, objective or Objective(), run)
+    shifted, scored_shifted = prepare_cases(tuple(validated.shifted), validated.plans, label_format, run)
+    result = search(SearchInput(prepared, calibrated, shifted), objective, goal, run)
     chosen = calibrated.evolve(inference=result.chosen.values())
     stages = attribute_losses(prepared, chosen, validated.true_boxes, run)
     plans_of_fold = {
@@ -132,14 +156,16 @@ def consolidate(
         calibration=summarize_calibration(scored),
         attribution=stages,
         failures=failures,
+        shifts=summarize_shifts(result, validated.shifted, calibration_errors(scored, scored_shifted)),
     )
     write_json(summary.to_json(), model.cross_validation_evaluation.consolidation)
     point = OperatingPoint(
         inference=chosen.inference,
-        objective=str(result.objective),
+        objective=result.description,
         weights=validated.weights,
         metrics=summary.choice.metrics,
         plan_kept=result.plan_kept,
+        shifts=summary.shifts,
     )
     # Written last: an incomplete consolidation must not change predictions.
     save_operating_point(point, model.path)
@@ -161,6 +187,16 @@ def _log_choice(summary: ConsolidationSummary, plan_kept: bool) -> None:
             "the nearest thresholds have recall %.3f with %.2f false positives per scan",
             metrics.recall_iou_0_1,
             metrics.fp_per_scan_iou_0_1,
+        )
+    if summary.shifts is not None:
+        chosen = summary.shifts.chosen
+        logger.info(
+            "goal %s: F1 %.3f on unchanged and %.3f on shifted validation scans (recall %.3f and %.3f)",
+            chosen.goal,
+            chosen.home.f1_iou_0_1,
+            chosen.shifted.f1_iou_0_1,
+            chosen.home.recall_iou_0_1,
+            chosen.shifted.recall_iou_0_1,
         )
     for remark in describe_consolidation(summary):
         logger.warning("%s", remark)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.operating_goal import OperatingGoal
 from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawCase, load_raw_dataset
 from detseg3d.data.folders import EvaluationFolder, ModelFolder, PreparedFolder, RawFolder
 from detseg3d.evaluation.result import EvaluationResult
+from detseg3d.pipeline.consolidate import consolidate
+from detseg3d.pipeline.consolidation_report import report_consolidation
 from detseg3d.pipeline.convert import ConvertOptions, convert_folders
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
 from detseg3d.pipeline.train import FoldPaths, run_fold
@@ -58,6 +61,9 @@ class ExperimentOptions:
         Worker processes of the conversion and of the preprocessing.
     pictures : int
         Largest number of held-out cases that are drawn.
+    goal : OperatingGoal or None
+        Choose the thresholds and the calibration of the model on the held-out cases, for this goal. ``None``: the model
+        keeps the thresholds of its plan.
     """
 
     val_split: float = 0.2
@@ -73,6 +79,7 @@ class ExperimentOptions:
     overrides: TrainingOverrides = field(default_factory=TrainingOverrides)
     run: Run = Run(processes=2)
     pictures: int = 12
+    goal: OperatingGoal | None = None
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,13 @@ def run_experiment(
         If the folder contains an experiment that is not resumed, or a step fails.
     """
     output = Path(output_folder)
+    if options.goal is OperatingGoal.ROBUST and options.training.shifted_scans == 0:
+        raise DetSeg3DError(
+            "robust thresholds need shifted scans",
+            value=0,
+            expected="a larger number of shifted scans",
+            remedy="leave out --shifted_scans 0, or choose --operate home",
+        )
     if not 0 < options.val_split < 1:
         raise DetSeg3DError(
             "a fraction of the cases must be held out", value=options.val_split, expected="more than 0 and less than 1"
@@ -144,7 +158,18 @@ def run_experiment(
     write_report(evaluated.report, ReportInput(evaluation, cases=tuple(files)))
     cases = [case for case in raw.cases if case.case_id in set(held_out)]
     pictures = _draw(cases[: options.pictures], predictions, output / "pictures")
+    if options.goal is not None:
+        _choose_thresholds(paths, options.goal, options.run)
     return Experiment(paths.model.path, predictions, evaluated.metrics, pictures, evaluation)
+
+
+def _choose_thresholds(paths: FoldPaths, goal: OperatingGoal, run: Run) -> None:
+    """Choose the operating point of the model on the held-out cases. The evaluation of these cases does not change."""
+    try:
+        report_consolidation(consolidate(paths.raw, paths.model.path, [FOLD], run=run, goal=goal), paths.raw, run)
+    except DetSeg3DError as error:
+        # The experiment is complete, and its model works with the thresholds of the plan.
+        logger.warning("no thresholds were chosen, so the model keeps those of its plan: %s", error)
 
 
 def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) -> Path:

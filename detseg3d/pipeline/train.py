@@ -24,6 +24,7 @@ from detseg3d.models.detseg import DetSeg3D
 from detseg3d.pipeline.fold_folder import choose_folder, replace_fold
 from detseg3d.pipeline.predict import OutputOptions, predict_cases
 from detseg3d.pipeline.prepare import cases_in_use
+from detseg3d.pipeline.shifted_validation import clear_shifted_scans, predict_shifted_scans
 from detseg3d.planning.appearance.training import TrainingAppearance, save_training_appearance
 from detseg3d.planning.fingerprint_file import load_appearances
 from detseg3d.planning.label_format import label_format_of
@@ -36,7 +37,7 @@ from detseg3d.system.json_files import write_json
 from detseg3d.system.lock import locked
 from detseg3d.system.memory import release_freed_memory, require_memory
 from detseg3d.system.run import Run
-from detseg3d.training.options import TrainingData, TrainingOptions
+from detseg3d.training.options import MAX_SHIFTED_SCANS, TrainingData, TrainingOptions
 from detseg3d.training.trainer import Trainer
 
 __all__ = ["FoldPaths", "run_fold", "validate_fold"]
@@ -228,7 +229,7 @@ def validate_fold(
         Name of the fold.
     cases : sequence of str
     options : TrainingOptions
-        Device, network and progress bar are used.
+        Device, network, progress bar and number of shifted scans are used.
 
     Returns
     -------
@@ -251,6 +252,7 @@ def validate_fold(
     predictor = Predictor.from_model_folder(paths.model.path, [name], load)
     # Results of an earlier validation must not remain if a case fails now or the validation is interrupted.
     remove_files(validation.summary, validation.true_boxes)
+    clear_shifted_scans(validation)
     clear_cases(folder, [case.case_id for case in chosen])
     output = OutputOptions(ending=raw.file_ending, save_candidates=True, show_progress=options.show_progress)
     failures = predict_cases(predictor, chosen, folder, output=output)
@@ -263,6 +265,13 @@ def validate_fold(
         segment_true_boxes(predictor, store, [case.case_id for case in chosen if case.case_id not in failures]),
         validation.true_boxes,
     )
+    # Last, so that a user who interrupts this step keeps the complete validation.
+    predicted = [case for case in chosen if case.case_id not in failures]
+    fold = paths.model.fold(name)
+    if not fold.trains_all_cases:
+        default = min(MAX_SHIFTED_SCANS, len(predicted))
+        count = default if options.shifted_scans is None else options.shifted_scans
+        predict_shifted_scans(predictor, raw, predicted, fold, count, options.show_progress)
     if failures:
         raise DetSeg3DError(f"{len(failures)} validation case(s) failed: " + ", ".join(sorted(failures)), file=folder)
     return result

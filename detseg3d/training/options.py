@@ -14,7 +14,10 @@ from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.plans import Plans
 from detseg3d.training.distributed import DistributedContext
 
-__all__ = ["TrainingData", "TrainingOptions"]
+__all__ = ["MAX_SHIFTED_SCANS", "TrainingData", "TrainingOptions"]
+
+MAX_SHIFTED_SCANS = 20
+"""Largest number of shifted validation scans of a fold, if the user chooses no number."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class TrainingOptions:
         Write the metrics of the training log for TensorBoard, too.
     distributed : DistributedContext
         Processes that train together.
+    shifted_scans : int or None
+        Largest number of shifted copies of validation scans that are predicted after the validation. ``None``: one for
+        each validation scan, at most :data:`MAX_SHIFTED_SCANS`.
     build_model : callable
         Makes the network of the plans: :class:`~detseg3d.models.detseg.DetSeg3D`, or a user's own subclass.
     check_precision : bool
@@ -85,6 +91,7 @@ class TrainingOptions:
     show_progress: bool = True
     tensorboard: bool = False
     distributed: DistributedContext = field(default_factory=DistributedContext)
+    shifted_scans: int | None = None
     build_model: Callable[[Plans], DetSeg3D] = DetSeg3D
     check_precision: bool = True
     max_batch_voxels: int = 128**3

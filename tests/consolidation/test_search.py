@@ -12,7 +12,7 @@ import torch
 
 from detseg3d.consolidation.cases import PreparedCase
 from detseg3d.consolidation.objective import Objective
-from detseg3d.consolidation.search import SearchResult, search
+from detseg3d.consolidation.search import SearchInput, SearchResult, search
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.plans import Plans
 from detseg3d.system.run import Run
@@ -33,12 +33,12 @@ def choose(cases: Sequence[PreparedCase], plans: Plans, objective: Objective = F
         for n in range(3)
         for case in cases
     ]
-    return search(repeated, plans, objective, run=Run(show_progress=False))
+    return search(SearchInput(repeated, plans), objective, run=Run(show_progress=False))
 
 
 def choose_once(cases: Sequence[PreparedCase], plans: Plans, objective: Objective = F1) -> SearchResult:
     """The choice where every case is a patient of its own."""
-    return search(cases, plans, objective, run=Run(show_progress=False))
+    return search(SearchInput(cases, plans), objective, run=Run(show_progress=False))
 
 
 def blob(box: Box, score: float, **more: Any) -> Blob:
@@ -502,7 +502,7 @@ def test_a_plan_s_own_smallest_volume_and_scan_threshold_can_be_described(tmp_pa
         prepare_case(tmp_path, "a", make_truth(A, B), [blob(A, 0.97), blob(B, 0.6), blob(fragment, 0.97)]),
         prepare_case(tmp_path, "healthy", make_truth(), [blob(D, 0.9)]),
     ]
-    result = search(cases, plans, Objective(), run=Run(show_progress=False))
+    result = search(SearchInput(cases, plans), Objective(), run=Run(show_progress=False))
     assert result.chosen == result.default, "one scan without lesions is too few to search a scan threshold"
     choice = result.describe(cases)
     assert choice.metrics.plan.f1_iou_0_1 == 1.0 and choice.f1_without_minimum == pytest.approx(0.8)

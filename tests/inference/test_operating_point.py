@@ -73,7 +73,7 @@ def test_the_metrics_are_read_as_they_were_written(tmp_path: Path, point: Operat
 
 def test_a_model_without_an_operating_point_keeps_its_plans(tmp_path: Path, tiny_plans: Plans) -> None:
     assert load_operating_point(tmp_path) is None
-    assert apply_operating_point(tiny_plans, tmp_path, {}) is tiny_plans
+    assert apply_operating_point(tiny_plans, tmp_path, {}) == (tiny_plans, None)
 
 
 def test_a_digest_is_that_of_the_file(weights: dict[str, Path]) -> None:
@@ -87,7 +87,7 @@ def change(path: Path, **entries: Any) -> None:
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"version": 1}, "version: Input should be 2"),
+        ({"version": 1}, "version: Input should be 3"),
         ({"weights": ["fold_0"]}, "weights: "),
         ({"inference": {"score_threshold": 1.5}}, "inference.score_threshold: .*less than or equal to 1"),
         ({"inference": {"score_treshold": 0.5}}, "inference.score_treshold: Extra inputs"),
@@ -118,7 +118,7 @@ def test_thresholds_and_calibration_are_used_and_nothing_else(
 ) -> None:
     del weights["fold_all"]
     with caplog.at_level("INFO"):
-        plans = apply_operating_point(tiny_plans, tmp_path, weights, use_mirroring=False)
+        plans = apply_operating_point(tiny_plans, tmp_path, weights, use_mirroring=False).plans
     kept = {name: getattr(tiny_plans.inference, name) for name in ("roi_batch_size", "mirror_axes", "max_candidates")}
     assert plans == tiny_plans.evolve(inference={**CHOSEN.model_dump(), **kept})
     assert [record.levelname for record in caplog.records] == ["INFO"]
@@ -127,7 +127,7 @@ def test_thresholds_and_calibration_are_used_and_nothing_else(
 def test_a_subset_of_the_folds_uses_the_operating_point(
     tmp_path: Path, point: OperatingPoint, weights: dict[str, Path], tiny_plans: Plans, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plans = apply_operating_point(tiny_plans, tmp_path, {"fold_1": weights["fold_1"]}, use_mirroring=False)
+    plans = apply_operating_point(tiny_plans, tmp_path, {"fold_1": weights["fold_1"]}, use_mirroring=False).plans
     assert plans.inference.score_threshold == 0.7 and caplog.text == ""
 
 
@@ -167,7 +167,7 @@ def test_the_operating_point_is_not_used_with_other_weights(
     tmp_path: Path, point: OperatingPoint, weights: dict[str, Path], tiny_plans: Plans, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights["fold_1"].write_bytes(b"trained again")
-    assert apply_operating_point(tiny_plans, tmp_path, weights) is tiny_plans
+    assert apply_operating_point(tiny_plans, tmp_path, weights) == (tiny_plans, None)
     assert (
         "operating_point.json was chosen with other weights of fold_1 and is not used; run detseg3d_consolidate again"
         in caplog.text
@@ -180,7 +180,7 @@ def test_the_operating_point_is_not_used_with_the_best_weights_and_no_consolidat
 ) -> None:
     best = weights["fold_1"].with_name("model_best.safetensors")
     best.write_bytes(b"an earlier moment")
-    assert apply_operating_point(tiny_plans, tmp_path, {"fold_1": best}) is tiny_plans
+    assert apply_operating_point(tiny_plans, tmp_path, {"fold_1": best}) == (tiny_plans, None)
     assert "chosen with other weights of fold_1 and is not used; it belongs to the final weights" in caplog.text
     assert "detseg3d_consolidate again" not in caplog.text
 
@@ -194,6 +194,6 @@ def test_a_fold_that_did_not_contribute_to_the_operating_point_is_named(
     caplog: pytest.LogCaptureFixture,
     folds: tuple[str, ...],
 ) -> None:
-    plans = apply_operating_point(tiny_plans, tmp_path, {fold: weights[fold] for fold in folds})
+    plans = apply_operating_point(tiny_plans, tmp_path, {fold: weights[fold] for fold in folds}).plans
     assert plans.inference.score_threshold == 0.7
     assert "was chosen with fold_0, fold_1; for fold_all its thresholds may not be the best" in caplog.text

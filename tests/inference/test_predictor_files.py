@@ -432,6 +432,22 @@ def test_each_scan_that_is_unlike_the_training_gives_one_line_of_warning(compare
     assert "the spacing along z is 6 mm; 1 mm in the training" in unlike[1]
 
 
+def test_the_recall_to_expect_is_stated_for_scans_that_are_unlike_the_training(
+    compared: tuple[Path, list[str]],
+) -> None:
+    """The model was never consolidated, so the recall is unknown."""
+    folder, warnings = compared
+    records = {name: json.loads((folder / "rois" / f"{name}.json").read_text("utf-8")) for name in ("usual", "thick")}
+    assert records["usual"]["expected_recall"] is None
+    assert (records["thick"]["expected_recall"]["basis"], records["thick"]["expected_recall"]["range"]) == (
+        "unknown",
+    ) * 2
+    assert all("recall to expect: unknown" in line for line in warnings if "unlike the training" in line)
+    with (folder / "cases.csv").open(newline="", encoding="utf-8") as handle:
+        rows = {row["case"]: row["expected_recall"] for row in csv.DictReader(handle)}
+    assert rows == {"noise": "unknown", "thick": "unknown", "usual": ""}
+
+
 def test_the_table_of_cases_has_every_case_with_its_reasons(compared: tuple[Path, list[str]]) -> None:
     folder = compared[0]
     with (folder / "cases.csv").open(newline="", encoding="utf-8") as handle:

@@ -147,6 +147,7 @@ def test_what_an_earlier_validation_wrote_of_a_case_does_not_stay(
     """A case that fails this time must not be judged by the mask of last time."""
     validation = paths.model.fold("0").validation.path
     old = ["case2.mha", "instances/case2.mha", "rois/case2.json", "candidates/case2.npz"]
+    old += ["shifted_scans.json", "shifted_scans/noise/truth/case2.npz"]
     old += ["summary.json", "true_boxes.json"]  # which would vouch for a validation that stops halfway
     for name in [*old, "notes.txt", "rois/other.json"]:
         (validation / name).parent.mkdir(parents=True, exist_ok=True)
@@ -324,7 +325,7 @@ def touching(paths: FoldPaths, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatc
 
 def test_labels_are_validated_as_the_plans_read_them(paths: FoldPaths, touching: np.ndarray) -> None:
     """By ``--instances`` they are instance maps; the raw dataset.json does not say so."""
-    result = validate_fold(paths, "0", ["case2"], TrainingOptions(show_progress=False))
+    result = validate_fold(paths, "0", ["case2"], TrainingOptions(show_progress=False, shifted_scans=0))
     assert result is not None and result.problems == ()
     lesions = result.summary.overall.detection[Criterion.ANY]
     assert (lesions.truth, lesions.found, lesions.predictions) == (2, 2, 2)
@@ -337,6 +338,6 @@ def test_labels_that_the_description_lists_are_found_anywhere(paths: FoldPaths, 
     description = read_json(paths.raw / "dataset.json")
     entry = {"images": ["imagesTr/case2_0000.mha"], "label": "masks/rater1.mha"}
     write_json(description | {"dataset": {"case2": entry}}, paths.raw / "dataset.json")
-    result = validate_fold(paths, "0", ["case2"], TrainingOptions(show_progress=False))
+    result = validate_fold(paths, "0", ["case2"], TrainingOptions(show_progress=False, shifted_scans=0))
     assert result is not None and result.problems == ()
     assert [case.case_id for case in result.cases] == ["case2"]

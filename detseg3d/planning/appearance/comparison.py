@@ -8,8 +8,28 @@ from typing import Any
 
 from detseg3d.planning.appearance.measures import RULES, Axis, Kind
 from detseg3d.planning.appearance.wording import WORDS
+from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["Comparison", "Similarity"]
+__all__ = ["Comparison", "Difference", "Similarity"]
+
+
+@dataclass(frozen=True)
+class Difference(JsonRecord):
+    """A kind of measure in which a scan is unlike the training scans, without its channel and its axis.
+
+    Attributes
+    ----------
+    kind : Kind
+    is_higher : bool
+        Whether the value of the scan is higher than the values of the training scans.
+    size : float
+        Distance of the scan from the median training scan, on the scale of the comparison (for example the logarithm
+        of a ratio). Sizes of one kind can be compared with each other, sizes of different kinds cannot.
+    """
+
+    kind: Kind
+    is_higher: bool
+    size: float
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,13 @@ class Comparison:
         middle, edge = scale(self.training_median), scale(limit)
         return (scale(self.value) - edge) / (edge - middle) if edge != middle else math.inf
 
+    @property
+    def difference(self) -> Difference:
+        """The difference from the median training scan, without channel and axis."""
+        scale = RULES[self.kind].to_scale
+        distance = scale(self.value) - scale(self.training_median)
+        return Difference(self.kind, distance > 0, abs(distance))
+
     def describe(self) -> str:
         """Describe the difference in words and numbers."""
         return WORDS[self.kind](self)
@@ -90,6 +117,16 @@ class Similarity:
             if comparison.unlike and (key not in worst or comparison.excess > worst[key].excess):
                 worst[key] = comparison
         return tuple(comparison.describe() for comparison in sorted(worst.values(), key=_rank))
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """The kinds of measures in which the scan is unlike the training scans, with the largest size of each."""
+        largest: dict[tuple[Kind, bool], Difference] = {}
+        for difference in (comparison.difference for comparison in self.comparisons if comparison.unlike):
+            key = (difference.kind, difference.is_higher)
+            if key not in largest or difference.size > largest[key].size:
+                largest[key] = difference
+        return tuple(largest.values())
 
     def summary(self, limit: int = 2) -> str:
         """Return the first reasons in one line; empty if the scan is similar to the training scans."""

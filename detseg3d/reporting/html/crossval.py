@@ -7,15 +7,30 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from detseg3d.evaluation.cross_validation import Attribution, CalibrationSummary, ConsolidationSummary, ThresholdChoice
+from detseg3d.evaluation.cross_validation import (
+    Attribution,
+    CalibrationSummary,
+    ConsolidationSummary,
+    ShiftSummary,
+    ThresholdChoice,
+)
 from detseg3d.evaluation.scores.calibration import ReliabilityBin
 from detseg3d.planning.thresholds import THRESHOLD_FIELDS
 from detseg3d.reporting.html.charts import Line, fraction_axis, legend, line_chart
 from detseg3d.reporting.html.formatting import DASH, number
 from detseg3d.reporting.html.rendering import render
-from detseg3d.reporting.text.consolidation import CHOICE_COLUMNS, choice_rows, describe_consolidation
+from detseg3d.reporting.text.consolidation import (
+    CHOICE_COLUMNS,
+    GOAL_HEADER,
+    SHIFT_HEADER,
+    choice_rows,
+    describe_consolidation,
+    goal_rows,
+    shift_remarks,
+    shift_rows,
+)
 
-__all__ = ["calibration_section", "metrics_by_origin", "operating_point_section", "stage_section"]
+__all__ = ["calibration_section", "metrics_by_origin", "operating_point_section", "shift_section", "stage_section"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,27 @@ def _choice_metrics(choice: ThresholdChoice, remark: str = "", warn: bool = Fals
     ]
     header = ["thresholds (IoU ≥ 0.1)", *(column.title for column in CHOICE_COLUMNS)]
     return render("choice_metrics", remark=remark, warn=warn, header=header, rows=rows)
+
+
+# -- Shifted scans -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of texts; the first cell of a row is its heading."""
+
+    name: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def shift_section(shifts: ShiftSummary) -> Markup:
+    """Return the metrics of shifted scans for each goal and for each shift."""
+    tables = [
+        _Table("goals of the operating point", GOAL_HEADER, goal_rows(shifts)),
+        _Table("simulated changes", SHIFT_HEADER, shift_rows(shifts)),
+    ]
+    return render("shifts", remarks=shift_remarks(shifts), tables=tables)
 
 
 # -- Calibration -------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from detseg3d.reporting.html.crossval import (
     calibration_section,
     metrics_by_origin,
     operating_point_section,
+    shift_section,
     stage_section,
 )
 from detseg3d.reporting.html.curves import curve_section, size_section
@@ -195,8 +196,10 @@ def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent)
 
 def _cross_validation(consolidation: ConsolidationSummary) -> list[tuple[str, str, Markup]]:
     calibration = calibration_section(consolidation.calibration, len(consolidation.folds))
+    shifts = consolidation.shifts
     return [
         ("operating-point", "Operating point", operating_point_section(consolidation)),
+        *([] if shifts is None else [("shifts", "Scans unlike the training scans", shift_section(shifts))]),
         ("calibration", "Calibration of the score", calibration),
         ("stages", "Where lesions are lost", stage_section(consolidation.attribution)),
     ]

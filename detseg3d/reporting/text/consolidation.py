@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from detseg3d.evaluation.cross_validation import Attribution, ChoiceMetrics, ConsolidationSummary, PooledMetrics
+from detseg3d.evaluation.cross_validation import (
+    Attribution,
+    ChoiceMetrics,
+    ConsolidationSummary,
+    GoalMetrics,
+    PooledMetrics,
+    ShiftMetrics,
+    ShiftSummary,
+)
 from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.planning.thresholds import THRESHOLD_FIELDS
 from detseg3d.reporting.text.evaluation import format_estimate, format_evaluation
@@ -13,10 +21,15 @@ from detseg3d.reporting.text.markdown import DASH, markdown_table
 
 __all__ = [
     "CHOICE_COLUMNS",
+    "GOAL_HEADER",
+    "SHIFT_HEADER",
     "choice_rows",
     "describe_consolidation",
     "format_consolidation",
     "format_cross_validation",
+    "goal_rows",
+    "shift_rows",
+    "shift_remarks",
 ]
 
 
@@ -52,6 +65,79 @@ def choice_rows(metrics: ChoiceMetrics) -> list[tuple[str, PooledMetrics | None]
         ("with the thresholds of the plan", metrics.plan),
         ("chosen and evaluated on the same scans", metrics.chosen_on_the_same_scans),
     ]
+
+
+GOAL_HEADER = (
+    "thresholds chosen for",
+    "scans",
+    "F1 [95 % interval over patients]",
+    "recall",
+    "precision",
+    "false positives per scan",
+    "Dice",
+)
+"""Columns of :func:`goal_rows`."""
+
+SHIFT_HEADER = ("simulated change", "scans", "lesions", "recall, unchanged", "recall", "F1, unchanged", "F1")
+"""Columns of :func:`shift_rows`."""
+
+
+def goal_rows(shifts: ShiftSummary) -> list[tuple[str, ...]]:
+    """Return the metrics of unchanged and of shifted scans for each goal."""
+    rows = []
+    for goal in shifts.goals:
+        used = ", in use" if goal.goal is shifts.goal else ""
+        rows.append((f"{goal.goal}{used}", "unchanged", *_goal_cells(goal.home, goal.home_f1_interval)))
+        rows.append((f"{goal.goal}{used}", "shifted", *_goal_cells(goal.shifted, goal.shifted_f1_interval)))
+    return rows
+
+
+def _goal_cells(metrics: PooledMetrics, interval: tuple[float, float] | None) -> tuple[str, ...]:
+    around = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+    values = (metrics.recall_iou_0_1, metrics.precision_iou_0_1, metrics.fp_per_scan_iou_0_1, metrics.dice)
+    return (f"{metrics.f1_iou_0_1:.3f}{around}", *(f"{value:.3f}" for value in values))
+
+
+def shift_rows(shifts: ShiftSummary) -> list[tuple[str, ...]]:
+    """Return the metrics of the scans of each shift, before and after the shift, at the operating point."""
+    return [_shift_row(shift) for shift in shifts.by_shift]
+
+
+def _shift_row(shift: ShiftMetrics) -> tuple[str, ...]:
+    before, after = shift.unchanged, shift.shifted
+    metrics = (before.recall_iou_0_1, after.recall_iou_0_1, before.f1_iou_0_1, after.f1_iou_0_1)
+    name = shift.name.replace("_", " ")
+    return name, str(shift.scans), str(after.lesions), *(f"{value:.3f}" for value in metrics)
+
+
+def shift_remarks(shifts: ShiftSummary) -> list[str]:
+    """Return what a reader must know about the metrics of shifted scans."""
+    home, used = shifts.goals[0], shifts.chosen
+    remarks = [
+        f"{shifts.scans} copies of validation scans of {shifts.patients} patients were changed as another scanner or "
+        f"protocol may change a scan ({shifts.strength} strength). Each patient is judged at thresholds that other "
+        "patients chose. The changes are simulated: a real scanner may change a scan more, or differently. These "
+        "metrics show how far the operating point can be trusted, and do not replace an evaluation on scans of the new "
+        "scanner.",
+        f"The calibration error of the score is {shifts.home_calibration_error:.3f} on unchanged and "
+        f"{shifts.shifted_calibration_error:.3f} on shifted scans.",
+    ]
+    if len(shifts.goals) > 1:
+        remarks.append(_compare_goals(home, shifts.goals[1], used))
+    return remarks
+
+
+def _compare_goals(home: GoalMetrics, robust: GoalMetrics, used: GoalMetrics) -> str:
+    """Say what the robust thresholds would cost and gain, or cost and gained."""
+    if robust.thresholds == home.thresholds:
+        return "Both goals have the same thresholds: no others are better on shifted scans by more than noise."
+    lost = home.home.f1_iou_0_1 - robust.home.f1_iou_0_1
+    won = robust.shifted.f1_iou_0_1 - home.shifted.f1_iou_0_1
+    advice = "" if used is robust else " To use them, consolidate again with --operate robust."
+    return (
+        "Compared with the thresholds for home, the robust thresholds change the F1 of unchanged scans by "
+        f"{-lost:+.3f} and the F1 of shifted scans by {won:+.3f}.{advice}"
+    )
 
 
 def describe_consolidation(summary: ConsolidationSummary) -> list[str]:
@@ -147,6 +233,7 @@ def format_consolidation(summary: ConsolidationSummary) -> str:
         _threshold_table(summary),
         f"Calibration error of the score (10 bins): {_number(calibration.before.expected_error)} before, "
         f"{_number(calibration.after.expected_error)} after.\n{fitted}",
+        _shift_section(summary.shifts),
         "### Where lesions are lost",
         _stage_table(summary.attribution),
         "Up to the RoI score, a lesion counts as found if a candidate belongs to the lesion. In the final mask, a\n"
@@ -154,6 +241,19 @@ def format_consolidation(summary: ConsolidationSummary) -> str:
         "operating point was chosen on the same scans.",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _shift_section(shifts: ShiftSummary | None) -> str:
+    """Return the section about shifted scans; empty if there are none."""
+    if shifts is None:
+        return ""
+    parts = [
+        "### Scans unlike the training scans",
+        *shift_remarks(shifts),
+        markdown_table(GOAL_HEADER, goal_rows(shifts)),
+        markdown_table(SHIFT_HEADER, shift_rows(shifts)),
+    ]
+    return "\n\n".join(parts)
 
 
 def _threshold_table(summary: ConsolidationSummary) -> str:

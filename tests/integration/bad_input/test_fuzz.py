@@ -159,7 +159,7 @@ DOCUMENTS: dict[str, tuple[Any, str, Callable[[Path], Any]]] = {
         read_roi_lesions,
     ),
     "operating_point.json": (
-        {"version": 2, "inference": INFERENCE, "objective": "x", "weights": {"fold_0": "00"}, "metrics": None},
+        {"version": 3, "inference": INFERENCE, "objective": "x", "weights": {"fold_0": "00"}, "metrics": None},
         "operating_point.json",
         lambda file: load_operating_point(file.parent),
     ),

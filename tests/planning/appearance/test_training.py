@@ -347,6 +347,16 @@ def test_a_scan_like_the_training_has_no_reasons_and_an_empty_line(heads: Traini
     assert (similarity.unlike, similarity.reasons, similarity.summary()) == (False, (), "")
 
 
+def test_differences_name_each_kind_and_direction_once_with_its_largest_size(heads: TrainingAppearance) -> None:
+    similarity = heads.compare(look(masked(make_head(100))))
+    differences = {(entry.kind, entry.is_higher): entry.size for entry in similarity.differences}
+    assert len(differences) == len(similarity.differences) and {kind for kind, _ in differences} == kinds(similarity)
+    for kind, is_higher in differences:
+        unlike = [entry.difference for entry in similarity.comparisons if entry.unlike and entry.kind is kind]
+        assert differences[kind, is_higher] == max(entry.size for entry in unlike if entry.is_higher is is_higher)
+    assert heads.compare(look(make_head(100))).differences == ()
+
+
 def test_the_entry_is_json_with_every_measure(heads: TrainingAppearance) -> None:
     similarity = heads.compare(look(masked(make_head(100))))
     entry = json.loads(json.dumps(similarity.to_json(), allow_nan=False))

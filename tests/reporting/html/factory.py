@@ -12,6 +12,7 @@ import numpy as np
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.geometry import IDENTITY_DIRECTION, Geometry
+from detseg3d.core.operating_goal import OperatingGoal
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import write_image
 from detseg3d.data.labels import LabelFormat
@@ -20,9 +21,12 @@ from detseg3d.evaluation.cross_validation import (
     CalibrationSummary,
     ChoiceMetrics,
     ConsolidationSummary,
+    GoalMetrics,
     PooledMetrics,
     Reliability,
     ScanCounts,
+    ShiftMetrics,
+    ShiftSummary,
     SizeAttribution,
     StageRecall,
     ThresholdChoice,
@@ -137,6 +141,25 @@ def pooled_metrics(**changes: float) -> PooledMetrics:
         predictions=48,
     )
     return replace(metrics, **changes)
+
+
+def shift_summary() -> ShiftSummary:
+    """Return metrics of shifted scans that are made up."""
+    goals = ((OperatingGoal.HOME, 0.6, 0.8, 0.4), (OperatingGoal.ROBUST, 0.3, 0.79, 0.55))
+    home, robust = (
+        GoalMetrics(
+            goal,
+            Thresholds(score_threshold=score),
+            pooled_metrics(f1_iou_0_1=at_home),
+            pooled_metrics(f1_iou_0_1=shifted),
+            (0.6, 0.9),
+            None,
+        )
+        for goal, score, at_home, shifted in goals
+    )
+    after = pooled_metrics(recall_iou_0_1=0.234, f1_iou_0_1=0.345)
+    thick = ShiftMetrics("thick_slices_z", "slices of 5 mm", 4, pooled_metrics(), after, ())
+    return ShiftSummary(OperatingGoal.HOME, "medium", 8, 6, (home, robust), (thick,), 0.031, 0.117)
 
 
 def consolidation(folds: int = 5) -> ConsolidationSummary:

@@ -12,10 +12,11 @@ from detseg3d.reporting.html.crossval import (
     calibration_section,
     metrics_by_origin,
     operating_point_section,
+    shift_section,
     stage_section,
 )
 from detseg3d.reporting.html.formatting import DASH
-from tests.reporting.html.factory import Page, consolidation
+from tests.reporting.html.factory import Page, consolidation, shift_summary
 
 
 def test_cross_fitted_metrics_come_first_and_metrics_of_the_same_scans_last() -> None:
@@ -91,3 +92,15 @@ def test_a_dice_that_was_not_measured_is_a_dash() -> None:
     sizes = tuple(replace(size, dice=None) for size in attribution.by_size)
     page = Page(stage_section(replace(attribution, by_size=sizes, dice_in_true_boxes=None)))
     assert page.rows(page.find("table")[0])[-1][1:] == [DASH, DASH]
+
+
+def test_shifted_scans_have_a_table_of_goals_and_a_table_of_changes() -> None:
+    page = Page(shift_section(shift_summary()))
+    goals, changes = (page.rows(table) for table in page.find("table"))
+    assert [row[:3] for row in goals[1:]] == [
+        ["home, in use", "unchanged", "0.800 [0.600, 0.900]"],
+        ["home, in use", "shifted", "0.400"],
+        ["robust", "unchanged", "0.790 [0.600, 0.900]"],
+        ["robust", "shifted", "0.550"],
+    ]
+    assert changes[1] == ["thick slices z", "4", "50", "0.800", "0.234", "0.700", "0.345"]

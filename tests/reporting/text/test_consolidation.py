@@ -9,7 +9,7 @@ from detseg3d.evaluation.cross_validation import ConsolidationSummary
 from detseg3d.evaluation.threshold_origin import ThresholdOrigin
 from detseg3d.reporting.text.consolidation import describe_consolidation, format_consolidation
 from detseg3d.reporting.text.markdown import DASH
-from tests.reporting.html.factory import consolidation
+from tests.reporting.html.factory import consolidation, shift_summary
 
 
 def changed(thresholds: dict[str, float] | None = None, **choice: Any) -> ConsolidationSummary:
@@ -78,3 +78,32 @@ def test_a_choice_on_the_same_scans_is_a_remark() -> None:
         and cells(text, "cross-fitted: each fold with the thresholds chosen on the other folds") == [DASH] * 8
     )
     assert "other folds" not in text.split("Calibration error")[1]
+
+
+def test_both_goals_state_their_metrics_at_home_and_on_shifted_scans() -> None:
+    text = format_consolidation(replace(consolidation(), shifts=shift_summary()))
+    rows = [line for line in text.splitlines() if line.startswith(("| home", "| robust"))]
+    assert [[cell.strip() for cell in row.split("|")[1:4]] for row in rows] == [
+        ["home, in use", "unchanged", "0.800 [0.600, 0.900]"],
+        ["home, in use", "shifted", "0.400"],
+        ["robust", "unchanged", "0.790 [0.600, 0.900]"],
+        ["robust", "shifted", "0.550"],
+    ]
+    assert "unchanged scans by -0.010 and the F1 of shifted scans by +0.150" in text and "--operate robust" in text
+    assert "0.031 on unchanged and 0.117 on shifted scans" in text
+
+
+def test_each_simulated_change_has_a_row() -> None:
+    text = format_consolidation(replace(consolidation(), shifts=shift_summary()))
+    assert cells(text, "thick slices z") == ["4", "50", "0.800", "0.234", "0.700", "0.345"]
+
+
+def test_equal_thresholds_of_both_goals_are_said() -> None:
+    shifts = shift_summary()
+    same = replace(shifts.goals[1], thresholds=shifts.goals[0].thresholds)
+    text = format_consolidation(replace(consolidation(), shifts=replace(shifts, goals=(shifts.goals[0], same))))
+    assert "Both goals have the same thresholds" in text and "--operate robust" not in text
+
+
+def test_without_shifted_scans_there_is_no_section_about_them() -> None:
+    assert "Scans unlike the training scans" not in format_consolidation(consolidation())
