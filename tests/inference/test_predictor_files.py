@@ -437,7 +437,9 @@ def test_the_recall_to_expect_is_stated_for_scans_that_are_unlike_the_training(
 ) -> None:
     """The model was never consolidated, so the recall is unknown."""
     folder, warnings = compared
-    records = {name: json.loads((folder / "rois" / f"{name}.json").read_text("utf-8")) for name in ("usual", "thick")}
+    records = {
+        name: json.loads((folder / "rois" / f"{name}.json").read_text(encoding="utf-8")) for name in ("usual", "thick")
+    }
     assert records["usual"]["expected_recall"] is None
     assert (records["thick"]["expected_recall"]["basis"], records["thick"]["expected_recall"]["range"]) == (
         "unknown",
