@@ -24,7 +24,12 @@ from detseg3d.planning.rules.ct_window import clipped_fraction
 from detseg3d.planning.rules.curriculum import WINDOW_EDGES
 from detseg3d.planning.rules.grids import ANISOTROPY, OUTLIER_VOLUME, SPARE_VOLUME, long_axes
 from detseg3d.planning.rules.heads import LEVEL_CELLS, assign_levels, lesion_spans
-from detseg3d.planning.rules.inference_limits import CANDIDATES_PER_LESION, MIN_COMPONENT_CELLS, USUAL_PERCENTILE
+from detseg3d.planning.rules.inference_limits import (
+    CANDIDATES_PER_LESION,
+    COMPONENT_PERCENTILE,
+    MIN_COMPONENT_CELLS,
+    USUAL_PERCENTILE,
+)
 from detseg3d.planning.rules.length import MAX_STEPS, MIN_STEPS
 from detseg3d.planning.rules.rois import MIN_EXTENT_VOXELS
 from detseg3d.planning.rules.suppression import DISTANCES, OVERLAPS, Suppression
@@ -451,9 +456,9 @@ def explain_components(plans: Plans) -> list[Decision]:
     if minimum is None:
         return []
     reason = (
-        "A component of the dense map becomes a candidate if boxes cover less than half of it. It may be larger than "
-        "any lesion of the training. It must be as large as the median lesion of the training, and have at least "
-        f"{MIN_COMPONENT_CELLS} cells, because smaller components are often noise."
+        "A component of the dense map becomes a candidate if boxes cover less than half of it. It must be larger than "
+        f"{COMPONENT_PERCENTILE} % of the training lesions and have at least {MIN_COMPONENT_CELLS} cells. Boxes find "
+        "smaller lesions, and smaller components would add false positives."
     )
     return [Decision(name="components of the dense map", value=f"from {minimum:g} mm³", reason=reason)]
 

@@ -482,7 +482,8 @@ class InferencePlan(Thresholds):
         default=None,
         description=(
             "Connected components of the dense map become candidates if they are larger than this volume in mm³ and "
-            "boxes cover less than half of them. null: no component becomes a candidate."
+            "boxes cover less than half of them. Planned: the 99th percentile of the training lesions. null: no "
+            "component becomes a candidate."
         ),
     )
     roi_batch_size: Count = Field(

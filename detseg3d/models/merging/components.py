@@ -30,7 +30,7 @@ class ComponentRule:
     threshold : float
         Lowest probability of a cell of a component.
     minimum_voxels : float
-        Smallest volume of a component in fine voxels. Below the usual sizes, the boxes of Stage 1 are more reliable.
+        Smallest volume of a component in fine voxels.
     """
 
     threshold: float

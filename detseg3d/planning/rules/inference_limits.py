@@ -11,6 +11,7 @@ import numpy as np
 from detseg3d.core.arrays import FloatArray, Spacing
 
 __all__ = [
+    "COMPONENT_PERCENTILE",
     "MIN_COMPONENT_CELLS",
     "USUAL_PERCENTILE",
     "choose_candidate_limit",
@@ -29,9 +30,11 @@ _CANDIDATE_CEILINGS = (1000, 20_000)
 _MAX_IN_PLANS = 100_000
 USUAL_PERCENTILE = 95
 """Percentile of the sizes of the training lesions. Lesions above it are too few to be learned well."""
+COMPONENT_PERCENTILE = 99
+"""Percentile of the volumes of the training lesions from which components of the dense map become candidates. Stage 2
+has not learned to refuse smaller components, so smaller ones would add false positives on scans like the training."""
 MIN_COMPONENT_CELLS = 27
-"""Smallest component of the dense map that becomes a candidate, in cells: a cube of three cells. Smaller components are
-often noise, and the boxes of Stage 1 find small lesions better."""
+"""Smallest component of the dense map that becomes a candidate, in cells: a cube of three cells."""
 
 
 class CandidateLimit(NamedTuple):
@@ -111,7 +114,7 @@ def choose_coarse_reading_size(extents: FloatArray) -> Spacing | None:
 def choose_dense_minimum(volumes: Sequence[float], cell: Spacing) -> float | None:
     """Choose the smallest component of the dense map that becomes a candidate.
 
-    It has the volume of the median lesion of the training, and of 27 cells at least.
+    It is larger than 99 % of the training lesions, and has at least 27 cells.
 
     Parameters
     ----------
@@ -127,9 +130,10 @@ def choose_dense_minimum(volumes: Sequence[float], cell: Spacing) -> float | Non
 
     Examples
     --------
-    >>> choose_dense_minimum([5, 15, 4000], (2, 2, 2)), choose_dense_minimum([300, 500, 900], (2, 2, 2))
-    (216.0, 500.0)
+    >>> choose_dense_minimum([5, 15, 40], (2, 2, 2)), choose_dense_minimum(range(1001), (2, 2, 2))
+    (216.0, 990.0)
     """
     if len(volumes) == 0:
         return None
-    return float(f"{max(float(np.median(volumes)), MIN_COMPONENT_CELLS * math.prod(cell)):.4g}")
+    usual = float(np.percentile(volumes, COMPONENT_PERCENTILE))
+    return float(f"{max(usual, MIN_COMPONENT_CELLS * math.prod(cell)):.4g}")
