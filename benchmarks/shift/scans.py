@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,6 +68,11 @@ class ChangedScans:
     def _cases(self) -> dict[str, RawCase]:
         return {case.case_id: case for case in self.dataset.cases}
 
+    @property
+    def file_ending(self) -> str:
+        """Format of the changed scans: that of the data set, or NIfTI if that format does not store a spacing."""
+        return ".nii.gz" if self.dataset.file_ending == ".npy" else self.dataset.file_ending
+
     def raw_folder(self, condition: Condition) -> RawFolder:
         """Return the raw data set of a condition."""
         return RawFolder(self.folder / condition.folder / self.dataset.name)
@@ -88,11 +92,12 @@ class ChangedScans:
                 "the folder holds scans of another seed", file=file, expected=stated, remedy="choose another folder"
             )
         write_json(stated, file)
+        description = read_json(RawFolder(self.dataset.folder).dataset_json)
+        description.pop("dataset", None)  # this list names the files of the clean scans
         for condition in conditions:
             target = self.raw_folder(condition).dataset_json
             if condition is not CLEAN and not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(RawFolder(self.dataset.folder).dataset_json, target)
+                write_json({**description, "file_ending": self.file_ending}, target)
 
     def clean(self, case_id: str) -> LabelledScan:
         """Read a case as it is."""
@@ -121,7 +126,7 @@ class ChangedScans:
         if condition is CLEAN:
             return self.clean(case_id)
         raw = self.raw_folder(condition)
-        ending = self.dataset.file_ending
+        ending = self.file_ending
         instances_file = raw.path / "instancesTr" / f"{case_id}{ending}"
         image_files = [
             raw.training_images / f"{case_id}_{channel:04d}{ending}"
