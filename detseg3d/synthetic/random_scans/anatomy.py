@@ -89,7 +89,7 @@ def _organ(canvas: Canvas, place: Place, size: Place, bumps: Volume) -> Volume:
 
 
 def _head(canvas: Canvas) -> Anatomy:
-    """Draw skin, skull, fluid, folded cortex, white matter, ventricles and nuclei; often only the brain remains."""
+    """Draw skin, skull, fluid, folded cortex, white matter, ventricles and nuclei. Some heads have no skull."""
     random = canvas.random
     body = _body(canvas, is_cylinder=False)
     folds = canvas.smooth(random.uniform(3, 6)) + canvas.smooth(random.uniform(6, 12))
@@ -110,7 +110,7 @@ def _head(canvas: Canvas) -> Anatomy:
         regions[(ventricle < 1) & inner] = 3
     if random.random() < 0.5:
         regions[_membrane(canvas, body, (0, 0, 1)) & inner & (body > 0.35)] = 3
-    if random.random() < 0.4:  # without skull
+    if random.random() < 0.4:  # as after skull stripping
         regions[body >= 1 - fluid * random.uniform(0.95, 1.2)] = AIR
     return Anatomy(regions, (4, 5, 5, 5, 6))
 
@@ -188,7 +188,7 @@ def _abdomen(canvas: Canvas) -> Anatomy:
 
 
 def _tissue(canvas: Canvas) -> Anatomy:
-    """Draw regions of random shape. Each voxel belongs to the largest of several smooth fields."""
+    """Draw regions of random shape. Each voxel belongs to the region whose smooth random field is largest there."""
     random = canvas.random
     count = int(random.integers(2, 8))
     scale = np.exp(random.uniform(np.log(10), np.log(30))) * np.exp(random.normal(0, 0.3, 3))
@@ -206,6 +206,7 @@ def _membrane(canvas: Canvas, body: Volume, normal: tuple[float, float, float]) 
     """Return a thin, slightly curved sheet through the middle of the canvas."""
     random = canvas.random
     direction = np.asarray(normal, float) + random.normal(0, 0.03, 3)
+    direction /= np.linalg.norm(direction)
     z, y, x = (
         (np.arange(size) + 0.5 - half).astype(np.float32) for size, half in zip(canvas.shape, canvas.half, strict=True)
     )

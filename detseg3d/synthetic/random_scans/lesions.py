@@ -71,7 +71,14 @@ class LesionStyle:
 
     @classmethod
     def draw(cls, anatomy: Anatomy, random: np.random.Generator) -> LesionStyle:
-        """Draw the style of a scan."""
+        """Draw the style of a scan.
+
+        Parameters
+        ----------
+        anatomy : Anatomy
+            Its hosts are the regions to choose from.
+        random : Generator
+        """
         hosts = anatomy.hosts
         if random.random() < 0.6:
             hosts = (int(random.choice(anatomy.hosts)),)
@@ -115,11 +122,11 @@ def draw_lesions(canvas: Canvas, image: Volume, anatomy: Anatomy, style: LesionS
     hosts = np.isin(anatomy.regions, style.hosts)
     body = anatomy.regions != AIR
     largest = 0.45 * min(canvas.shape)
-    left = _MAX_FRACTION * float(hosts.sum())
+    voxels_left = _MAX_FRACTION * float(hosts.sum())
     for _ in range(style.count):
         diameter = float(np.clip(style.diameter * np.exp(random.normal(0, style.spread)), _MIN_DIAMETER, largest))
         center = canvas.place_in(hosts)
-        if center is None or left < diameter**3 / 2:
+        if center is None or voxels_left < diameter**3 / 2:  # about the volume of a ball
             continue
         shape = _shape(canvas, center, diameter, style)
         allowed = hosts if random.random() < style.confined else body
@@ -127,7 +134,7 @@ def draw_lesions(canvas: Canvas, image: Volume, anatomy: Anatomy, style: LesionS
         if weight is not None:
             _apply(image, weight, hosts, style, _Paint(noise, diameter, random))
             weights[weight.slices] = np.maximum(weights[weight.slices], weight.values)
-            left -= float((weight.values >= _EDGE).sum())
+            voxels_left -= float((weight.values >= _EDGE).sum())
     return weights
 
 
@@ -145,8 +152,8 @@ def _shape(canvas: Canvas, center: FloatArray, diameter: float, style: LesionSty
         # The weight of a lesion fades over a fraction of its radius, so the radius of a part is scaled to the whole.
         values = 1 + (part.values - 1) * np.float32(size / diameter)
         whole[part.slices] = np.minimum(whole[part.slices], values)
-        low = np.minimum(low, [one.start for one in part.slices])
-        high = np.maximum(high, [one.stop for one in part.slices])
+        low = np.minimum(low, [extent.start for extent in part.slices])
+        high = np.maximum(high, [extent.stop for extent in part.slices])
         step = random.standard_normal(3)
         point = np.clip(point + step / np.linalg.norm(step) * size * 0.6, 0, np.asarray(canvas.shape) - 1)
     z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
@@ -181,6 +188,8 @@ def _apply(image: Volume, weight: Patch, hosts: BoolArray, style: LesionStyle, p
     part = image[weight.slices]
     around = part[(weight.values < 0.1) & hosts[weight.slices]]
     inside = part[weight.values >= _EDGE]
+    # The contrast refers to the surroundings of this lesion, because regions have textures and the lesion may cross
+    # their borders.
     mean = float(around.mean() if len(around) else inside.mean())
     deviation = float(around.std()) if len(around) > 8 else 0.05
     reference = float(np.clip(np.hypot(deviation, paint.noise), 0.02, 0.2))
@@ -189,6 +198,7 @@ def _apply(image: Volume, weight: Patch, hosts: BoolArray, style: LesionStyle, p
     sign = style.sign or (1 if random.random() < 0.5 else -1)
     delta = max(contrast * reference, _MIN_DELTA)
     if not _DARKEST <= mean + sign * delta <= _BRIGHTEST:
+        # A dark lesion in air-filled lung would vanish, so it becomes bright.
         room = {1: _BRIGHTEST - mean, -1: mean - _DARKEST}
         sign = sign if room[sign] > 2 * reference else -sign
         delta = min(delta, max(room[sign], _MIN_DELTA))
@@ -202,6 +212,17 @@ def _apply(image: Volume, weight: Patch, hosts: BoolArray, style: LesionStyle, p
 
 
 def label_of(weights: Volume) -> npt.NDArray[np.uint8]:
-    """Return the label of the lesions: 1 from a weight of 0.5 on."""
+    """Return the label of lesions.
+
+    Parameters
+    ----------
+    weights : ndarray of float32, shape ``(Z, Y, X)``
+        Weight of the lesions in each voxel, 0 to 1.
+
+    Returns
+    -------
+    ndarray of uint8, shape ``(Z, Y, X)``
+        1 where the weight is 0.5 or more, 0 elsewhere.
+    """
     label: npt.NDArray[np.uint8] = (weights >= _EDGE).astype(np.uint8)
     return label

@@ -61,7 +61,12 @@ class Protocol:
 
     @classmethod
     def draw(cls, random: np.random.Generator) -> Protocol:
-        """Draw a protocol."""
+        """Draw a protocol.
+
+        Parameters
+        ----------
+        random : Generator
+        """
         is_thick = random.random() < 0.35
         return cls(
             blur=random.uniform(0.3, 0.9),
