@@ -108,7 +108,7 @@ def test_random_scans_are_a_complete_raw_data_set(random_dataset: Path) -> None:
     raw = load_raw_dataset(random_dataset)
     assert [case.case_id for case in raw.cases] == ["random_00001", "random_00002", "random_00003"]
     assert raw.class_names == ("lesion",)
-    assert not verify_dataset(raw, Run(show_progress=False), 2)
+    assert not [problem for problem in verify_dataset(raw, Run(show_progress=False), 2) if problem.stops]
 
 
 def test_random_scans_differ_in_size_and_spacing(random_dataset: Path) -> None:

@@ -124,10 +124,13 @@ def draw_lesions(canvas: Canvas, image: Volume, anatomy: Anatomy, style: LesionS
     largest = 0.45 * min(canvas.shape)
     voxels_left = _MAX_FRACTION * float(hosts.sum())
     for _ in range(style.count):
-        diameter = float(np.clip(style.diameter * np.exp(random.normal(0, style.spread)), _MIN_DIAMETER, largest))
+        # A lesion that is too large for the rest of its region becomes smaller. A ball has about half of the voxels of
+        # its cube.
+        limit = min(largest, np.cbrt(2 * max(voxels_left, 0)))
         center = canvas.place_in(hosts)
-        if center is None or voxels_left < diameter**3 / 2:  # about the volume of a ball
-            continue
+        if center is None or limit < _MIN_DIAMETER:
+            break
+        diameter = float(np.clip(style.diameter * np.exp(random.normal(0, style.spread)), _MIN_DIAMETER, limit))
         shape = _shape(canvas, center, diameter, style)
         allowed = hosts if random.random() < style.confined else body
         weight = _weight(shape, allowed[shape.slices], max(style.fade, 1 / diameter))

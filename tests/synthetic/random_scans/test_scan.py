@@ -58,7 +58,7 @@ def test_lesions_span_three_decades(scans: list[RandomScan]) -> None:
 
 
 def test_a_few_scans_have_no_lesion(scans: list[RandomScan]) -> None:
-    assert 0 < sum(not scan.label.any() for scan in scans) < 10
+    assert 0 < sum(not scan.label.any() for scan in scans) < 8
 
 
 def test_a_threshold_does_not_find_the_lesions(scans: list[RandomScan]) -> None:
