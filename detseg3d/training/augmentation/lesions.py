@@ -19,9 +19,9 @@ from detseg3d.training.augmentation.table import AugmentationTable
 
 __all__ = ["change_lesions"]
 
-# Voxels around a lesion whose surroundings are used.
+# The surroundings of the lesions reach this many voxels beyond them.
 _MARGIN = 12
-# Weight of a change in the rim: the voxels that touch a lesion and contain a part of it.
+# Weight of a change in the rim of a lesion. These voxels contain a part of the lesion.
 _RIM_WEIGHT = 0.6
 # The factors of the lesions of a window differ by up to this much from their common factor.
 _VARIATION = 1.25
@@ -30,12 +30,12 @@ _FACTOR_LIMITS = (0.15, 1.2)
 
 @dataclass(frozen=True)
 class _Lesions:
-    """The part of a window around its lesions.
+    """The part of a window around its lesions. The rim of a lesion is the voxels that touch it.
 
-    ``region`` is the part. ``image`` ``(C, z, y, x)`` is a view of it. ``owner`` ``(z, y, x)`` is the number of the
-    lesion of each voxel and of the lesion that a voxel of the rim touches, 0 elsewhere. ``weight`` ``(1, z, y, x)`` is
-    1 in lesions, less in their rim and 0 elsewhere. ``background`` ``(C, z, y, x)`` estimates the tissue without
-    lesions, and ``contrast`` ``(C, z, y, x)`` the mean difference between a lesion and its background.
+    ``image`` ``(C, z, y, x)`` is a view of this part. ``owner`` ``(z, y, x)`` is the number of the lesion to which a
+    voxel belongs, also in rims, and 0 elsewhere. ``weight`` ``(1, z, y, x)`` is 1 in lesions, less in rims and 0
+    elsewhere. ``background`` ``(C, z, y, x)`` estimates the tissue without lesions. ``contrast`` ``(C, z, y, x)`` is
+    the difference between a lesion and its background, averaged over neighbouring voxels of the lesion.
     """
 
     image: torch.Tensor
@@ -98,6 +98,7 @@ def _find(image: torch.Tensor, instances: npt.NDArray[np.int32], spacing: Sequen
     known = 1 - inside - rim
     if not bool(known.any()):
         return None
+    # The rim is not known either: it shows a part of the lesion and would make the background too bright or too dark.
     background = fill_from_surroundings(part, known, spacing)
     mean = smooth((part - background) * inside) / smooth(inside).clamp_min(1e-3)
     owner = torch.where(numbers > 0, numbers, wide)[0].numpy().astype(np.int64)

@@ -60,21 +60,21 @@ class AugmentationTable:
         Each axis of a zoomed window is also scaled by a factor between 1 / ``stretch`` and ``stretch``.
     untouched : float
         Fraction of the windows with no further change. They keep the network good at scans like those of the training.
-    fading : Change
-        The contrast between the lesions and their surroundings is multiplied by a factor of this size. The lesions of a
-        window share the factor, apart from a quarter.
     lesion_texture : Change
-        Irregular texture in the lesions, as a fraction of their contrast.
+        Irregular texture is added to the lesions. The size is its standard deviation as a fraction of their contrast.
     softening : Change
-        The borders of the lesions become diffuse; the size is the weight of the smoothed image.
+        The borders of the lesions become diffuse. The size is the weight of the smoothed image.
+    fading : Change
+        The contrast between a lesion and its surroundings is multiplied by a factor. The size is the factor of the
+        window; each lesion and channel deviates from it by up to a quarter.
     local_contrast : Change
-        The contrast of small structures varies from region to region; the size is the standard deviation of the
-        logarithm of the factor.
+        The contrast of small structures is multiplied by a factor that varies from region to region. The size is the
+        standard deviation of the logarithm of the factor.
     curve : Change
-        A random increasing curve replaces the intensities; the size is the standard deviation of the logarithm of its
+        The intensities follow a random increasing curve. The size is the standard deviation of the logarithm of its
         slope.
     gamma : Change
-        The size is the exponent.
+        The intensities, scaled to 0 to 1, are raised to a power. The size is the exponent.
     inversion : Change
         Bright and dark are exchanged. The size is not used.
     scale : Change
@@ -83,25 +83,24 @@ class AugmentationTable:
         The size is added. A scan is normalised over its body, so another field of view or a removed skull shifts and
         scales all intensities.
     bias : Change
-        The intensities above air are multiplied by a smooth field; the size is the standard deviation of its logarithm.
+        The intensities above air are multiplied by a smooth field. The size is the standard deviation of its logarithm.
     blur : Change
-        Gaussian blur; the size is the standard deviation.
+        Gaussian blur. The size is the standard deviation.
     thick_slices : Change
-        Low resolution along one axis; the size is the distance of the slices.
+        Low resolution along one axis. The size is the distance between two slices.
     low_resolution : Change
-        Low resolution along all axes; the size is the new voxel edge.
+        Low resolution along all axes. The size is the new voxel edge. It does not happen together with thick slices.
     noise : Change
-        Gaussian noise, for a part of the windows noise of a magnitude image (Rician), for a part correlated between
-        neighbouring voxels; the size is the standard deviation.
+        Gaussian noise. In some windows it is correlated between neighbouring voxels; in some it is the noise of a
+        magnitude image (Rician). The size is the standard deviation.
     beyond : Change
         The part of a window that lies beyond the scan becomes air. In the other windows it repeats the border of the
         scan. The size is not used.
     cut_outs : Change
-        Boxes without lesions are filled; the size is the edge as a fraction of the window.
+        Boxes without lesions are filled. The size is the edge as a fraction of the window.
     outside : Change
-        Everything beyond a surface is filled: beyond an ellipsoid, as after the removal of the skull, or beyond a
-        nearly plane surface, as at the end of the field of view. The size is the diameter of the ellipsoid as a
-        fraction of the scan.
+        Everything beyond a surface is filled. An ellipsoid imitates the removal of the skull, a plane the end of the
+        field of view. The size is the diameter of the ellipsoid as a fraction of the scan.
     ending : float
         Factor of all probabilities in the last phase of a training of several phases.
     """
@@ -110,9 +109,9 @@ class AugmentationTable:
     rotation: float = 0.0
     stretch: float = 1.0
     untouched: float = 0.0
-    fading: Change = Change()
     lesion_texture: Change = Change()
     softening: Change = Change()
+    fading: Change = Change()
     local_contrast: Change = Change()
     curve: Change = Change()
     gamma: Change = Change()
@@ -166,9 +165,9 @@ _TABLES = {
         rotation=30,
         stretch=1.12,
         untouched=0.25,
-        fading=Change(0.6, 0.2, 1.1),
         lesion_texture=Change(0.15, 0.1, 0.3),
         softening=Change(0.1, 0.4, 1),
+        fading=Change(0.6, 0.2, 1.1),
         local_contrast=Change(0.15, 0.15, 0.4),
         curve=Change(0.4, 0.15, 0.5),
         gamma=Change(0.2, 0.6, 1.7),
