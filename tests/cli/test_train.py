@@ -82,7 +82,15 @@ def test_the_validation_cases_are_predicted_and_evaluated(trained: Path) -> None
     cases = {f"{folder}{case}" for case in ("case0.mha", "case3.mha") for folder in ("", "instances/")}
     for case in ("case0", "case3"):
         cases |= {f"rois/{case}.json", f"candidates/{case}.npz"}
-    assert names == cases | {"true_boxes.json", "cases.csv", "lesions.csv", "summary.json"}
+    for case, shift in (("case0", "thick_slices_z"), ("case3", "gaussian_noise")):
+        cases |= {f"shifted_scans/{shift}/{folder}/{case}.npz" for folder in ("candidates", "truth")}
+    assert names == cases | {
+        "true_boxes.json",
+        "cases.csv",
+        "lesions.csv",
+        "shifted_scans.json",
+        "summary.json",
+    }
     summary = json.loads((trained / "validation" / "summary.json").read_text(encoding="utf-8"))
     assert [case["case_id"] for case in summary["cases"]] == ["case0", "case3"]
 
