@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.shift.conditions import CLEAN, Condition
+from benchmarks.shift.judging import ScanResult
 from benchmarks.shift.scans import LabelledScan
-from detseg3d.consolidation.outcomes import CaseOutcomes, CaseTruth
+from detseg3d.core.arrays import FloatArray
 from detseg3d.core.enums import StringEnum
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.evaluation.scores.froc import add_scored
 from detseg3d.inference.candidates import Candidates, load_candidates, save_candidates
 from detseg3d.inference.operating_point import weights_digest
 from detseg3d.inference.predictor import Predictor
-from detseg3d.planning.plans import Plans
 from detseg3d.system.json_files import read_json, write_json
-from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["Choice", "StoredCandidates", "ThresholdCounts", "choose_thresholds", "count_at_thresholds"]
+__all__ = ["Choice", "StoredCandidates", "choose_thresholds"]
 
 _THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
@@ -76,41 +76,18 @@ class StoredCandidates:
         return load_candidates(file)
 
 
-@dataclass(frozen=True)
-class Count(JsonRecord):
-    """Lesions of a scan at one threshold."""
-
-    truth: int
-    predictions: int
-    outlined: int
-
-
-@dataclass(frozen=True)
-class ThresholdCounts(JsonRecord):
-    """Lesions of a scan at each of the thresholds that are tried, 0.05 to 0.95."""
-
-    counts: tuple[Count, ...]
-
-
-def count_at_thresholds(scan: LabelledScan, candidates: Candidates, plans: Plans) -> ThresholdCounts:
-    """Count lesions matched one to one with an IoU of 0.1 or more, at each threshold."""
-    outcomes = CaseOutcomes(candidates, CaseTruth.of(scan.lesions, scan.geometry.spacing), plans)
-    counts = []
-    for threshold in _THRESHOLDS:
-        at = outcomes.count(plans.inference.model_copy(update={"score_threshold": threshold, "scan_threshold": 0.0}))
-        counts.append(Count(at.truth, at.predictions, at.outlined))
-    return ThresholdCounts(tuple(counts))
-
-
 def choose_thresholds(
-    counts: Mapping[Condition, Mapping[str, ThresholdCounts]], case_ids: Sequence[str], choice: Choice
+    results: Mapping[Condition, Sequence[ScanResult]], case_ids: Sequence[str], choice: Choice
 ) -> dict[str, float]:
     """Return a score threshold for each case, chosen on all other cases.
 
+    The thresholds 0.05, 0.1, …, 0.95 are compared by the scores of the lesions that a low threshold gives. Merging the
+    candidates again with each threshold would change few of these lesions.
+
     Parameters
     ----------
-    counts : mapping of Condition to mapping of str to ThresholdCounts
-        By condition and case.
+    results : mapping of Condition to sequence of ScanResult
+        With scores.
     case_ids : sequence of str
         At least two.
     choice : Choice
@@ -122,23 +99,26 @@ def choose_thresholds(
     """
     if len(case_ids) < 2:
         raise DetSeg3DError(
-            "a threshold cannot be chosen on other scans", value=len(case_ids), expected="2 scans or more"
+            "there are no other scans to choose a threshold on", value=len(case_ids), expected="2 or more"
         )
-    used = [CLEAN] if choice is Choice.HOME else list(counts)
+    used = [results[CLEAN]] if choice is Choice.HOME else list(results.values())
     chosen = {}
     for case_id in case_ids:
-        others = [other for other in case_ids if other != case_id]
-        f1 = np.mean([_f1([counts[condition][other] for other in others]) for condition in used], axis=0)
-        # Among equal thresholds the middle, because its neighbours are as good.
+        others = [[result for result in scans if result.case_id != case_id] for scans in used]
+        f1 = np.mean([_f1(scans) for scans in others], axis=0)
+        # Among equally good thresholds, the middle threshold is the safest.
         best = np.flatnonzero(f1 >= f1.max() - 1e-9)
         chosen[case_id] = _THRESHOLDS[int(best[len(best) // 2])]
     return chosen
 
 
-def _f1(scans: Sequence[ThresholdCounts]) -> list[float]:
-    """Return the pooled F1 at each threshold."""
-    result = []
-    for counts in zip(*(scan.counts for scan in scans), strict=True):
-        total = sum(count.truth + count.predictions for count in counts)
-        result.append(2 * sum(count.outlined for count in counts) / total if total else 1.0)
-    return result
+def _f1(scans: Sequence[ScanResult]) -> FloatArray:
+    """Return the F1 at each threshold, pooled over the lesions of all scans."""
+    scored = add_scored([result.scores.scored_case(result.case_id) for result in scans if result.scores is not None])
+    right, wrong = scored.true_positive_scores, scored.false_positive_scores
+    values = []
+    for threshold in _THRESHOLDS:
+        hits, misses = np.count_nonzero(right >= threshold), np.count_nonzero(wrong >= threshold)
+        total = len(scored.truth_scores) + hits + misses
+        values.append(2 * hits / total if total else 1.0)
+    return np.array(values)

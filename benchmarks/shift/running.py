@@ -11,13 +11,7 @@ from tqdm import tqdm
 from benchmarks.shift.conditions import Condition
 from benchmarks.shift.judging import ScanResult, judge_candidates
 from benchmarks.shift.masks import judge_stored_mask
-from benchmarks.shift.predicting import (
-    Choice,
-    StoredCandidates,
-    ThresholdCounts,
-    choose_thresholds,
-    count_at_thresholds,
-)
+from benchmarks.shift.predicting import Choice, StoredCandidates, choose_thresholds
 from benchmarks.shift.scans import ChangedScans
 from benchmarks.shift.table import Table, make_row, make_table
 from detseg3d.planning.plans import Plans
@@ -93,10 +87,8 @@ class ModelResults:
         plans = self.candidates.predictor.plans
         if choice is None:
             return dict.fromkeys(self.benchmark.case_ids, plans)
-        counts: dict[Condition, dict[str, ThresholdCounts]] = {condition: {} for condition in self.benchmark.conditions}
-        for condition, case_id in tqdm(self._pairs, desc="thresholds"):
-            counts[condition][case_id] = self._counts(condition, case_id)
-        chosen = choose_thresholds(counts, self.benchmark.case_ids, choice)
+        results = self.judge(dict.fromkeys(self.benchmark.case_ids, plans))
+        chosen = choose_thresholds(results, self.benchmark.case_ids, choice)
         return {
             case_id: plans.evolve(inference={"score_threshold": threshold, "scan_threshold": 0.0})
             for case_id, threshold in chosen.items()
@@ -108,15 +100,6 @@ class ModelResults:
         for condition, case_id in tqdm(self._pairs, desc="scans"):
             results[condition].append(self._judge(condition, case_id, plans_of_cases[case_id]))
         return results
-
-    def _counts(self, condition: Condition, case_id: str) -> ThresholdCounts:
-        file = self.folder / "thresholds" / condition.folder / f"{case_id}.json"
-        if file.exists():
-            return ThresholdCounts.from_json(read_json(file))
-        scan = self.benchmark.scans.read(condition, case_id)
-        counts = count_at_thresholds(scan, self.candidates.of(condition, scan), self.candidates.predictor.plans)
-        write_json(counts.to_json(), file)
-        return counts
 
     def _judge(self, condition: Condition, case_id: str, plans: Plans) -> ScanResult:
         file = self.folder / "judged" / condition.folder / f"{case_id}.json"
