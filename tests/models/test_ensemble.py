@@ -168,6 +168,36 @@ def test_a_second_reading_at_half_resolution_adds_the_boxes_above_a_size(
         assert place == pytest.approx([8, 8, 8, 24, 24, 24], abs=2)
 
 
+class Mapped(Sized):
+    """Stage 1 without any box, whose dense map is high in bright cells."""
+
+    def detect(self, image: torch.Tensor) -> DetectorOutput:
+        output = super().detect(image)
+        levels = [level._replace(heatmap=torch.full_like(level.heatmap, -9.0)) for level in output.levels]
+        dense = 8 * torch.nn.functional.avg_pool3d(image, 2) - 4
+        return DetectorOutput(levels, output.features, dense=dense)
+
+
+@pytest.mark.parametrize(("minimum", "expected"), [(None, 0), (16.0**3, 1), (16.0**3 + 1, 0)])
+@pytest.mark.parametrize("mirror_axes", [(), (0, 2)])
+def test_a_component_of_the_dense_map_without_a_box_is_a_candidate(
+    minimum: float | None, expected: int, mirror_axes: tuple[int, ...], tiny_plans: Plans
+) -> None:
+    plans = tiny_plans.evolve(stage1={"dense_channels": 4}, inference={"dense_minimum_mm3": minimum})
+    output = detect([Mapped(plans)], blobs((32, 32, 36))[0], DetectOptions(plans.inference, mirror_axes))
+    assert output.candidates.boxes.tolist() == [[8.0] * 3 + [24.0] * 3] * expected
+    assert output.candidates.scores == pytest.approx([1 / (1 + math.exp(-4))] * expected)
+    assert {roi.candidate for roi in output.rois.predictions} == set(range(expected))
+
+
+def test_nan_of_the_dense_map_is_an_error(tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Mapped(tiny_plans.evolve(stage1={"dense_channels": 4}))
+    output = model.detect(blobs((32, 32, 36)))._replace(dense=torch.full((1, 1, 16, 16, 18), torch.nan))
+    monkeypatch.setattr(model, "detect", lambda image: output)
+    with pytest.raises(DetSeg3DError):
+        average_dense([model], blobs((32, 32, 36)), options())
+
+
 def test_a_second_reading_leaves_coarse_axes_as_they_are(tiny_plans: Plans) -> None:
     stage1 = {"strides": [[1, 2, 2], [2, 2, 2]], "kernels": [[1, 3, 3], [3, 3, 3]]}
     assert tiny_plans.evolve(stage1=stage1).stage1.coarse_factor == (1, 2, 2)
