@@ -39,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
         "evaluate the validation cases of the fold.\n\n"
         "Output: RESULTS/DatasetXXX_Name/fold_FOLD with weights, checkpoint, log, progress.png and validation/.\n"
         "Settings that are not given here are read from plans.json.\n\n"
+        "Last, the command predicts copies of validation scans with simulated changes, such as thick slices or noise.\n"
+        "detseg3d_consolidate uses them. They take at most as long as the validation (--shifted_scans).\n\n"
         "If the fold is already trained, the command stops. --c continues the training. --overwrite trains again in\n"
         "new_fold_FOLD, which replaces fold_FOLD when its model is complete.\n\n"
         "If a validation case fails, the other cases are evaluated and the exit code is 1.",

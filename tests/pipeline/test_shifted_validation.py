@@ -18,9 +18,11 @@ from detseg3d.data.folders import FoldFolder
 from detseg3d.data.images import read_channels
 from detseg3d.inference.candidates import Candidates
 from detseg3d.pipeline.consolidate import ConsolidationResult, consolidate
+from detseg3d.pipeline.run import ExperimentOptions, run_experiment
 from detseg3d.pipeline.shifted_validation import clear_shifted_scans, predict_shifted_scans
 from detseg3d.planning.plans import Plans
 from detseg3d.system.run import Run
+from detseg3d.training.options import TrainingOptions
 from tests.consolidation.factory import NAME, Blob, Box, filled, make_candidates, write_fold, write_raw
 
 A: Box = (4, 4, 4, 10, 10, 10)
@@ -142,3 +144,11 @@ def test_with_a_target_the_default_goal_is_home(tmp_path: Path, fold: FoldFolder
     predict(tmp_path, fold, tiny_plans, 2)
     result = run(tmp_path, objective=Objective(target_recall=0.5))
     assert result.point.shifts is not None and result.point.shifts.goal is OperatingGoal.HOME
+
+
+def test_an_experiment_with_robust_thresholds_needs_shifted_scans(tmp_path: Path) -> None:
+    """The contradiction is noticed before the training."""
+    options = ExperimentOptions(goal=OperatingGoal.ROBUST, training=TrainingOptions(shifted_scans=0))
+    with pytest.raises(DetSeg3DError) as caught:
+        run_experiment(tmp_path / "images", tmp_path / "labels", tmp_path / "out", options)
+    assert caught.value.value == 0 and not (tmp_path / "out").exists()
