@@ -35,7 +35,7 @@ class Condition:
 
     @property
     def folder(self) -> str:
-        """Name of folders with what is kept of this condition. It changes if the shift gives other results."""
+        """Name of the folders that keep scans and results of this condition. It contains the version of the shift."""
         version = 1 if self.shift is None else self.shift.version
         return self.name if version == 1 else f"{self.name}_v{version}"
 

@@ -86,9 +86,9 @@ def _smoothed_ramp(x: FloatArray, sigma: float) -> FloatArray:
 def blur(scan: Scan, strength: Strength, random: np.random.Generator) -> Scan:
     """Return the scan as acquired with voxels 1.25, 1.75 or 2.5 times as large and interpolated to the present grid.
 
-    All spatial frequencies above the limit of the larger voxels are removed, and a Hamming window lowers the others, as
-    scanners do against ringing. A cosine transform serves for this, because its mirrored borders do not wrap around.
-    Voxels below 1 mm count as 1 mm.
+    All spatial frequencies above the limit of the larger voxels are removed. A Hamming window lowers the others, as
+    scanners do against ringing. The cosine transform treats the image as mirrored at its borders, so opposite borders
+    do not mix. Voxels below 1 mm count as 1 mm.
     """
     del random
     voxel = max(1.0, float(np.prod(scan.geometry.spacing)) ** (1 / 3)) * strength.choose(1.25, 1.75, 2.5)

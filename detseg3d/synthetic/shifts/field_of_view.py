@@ -1,4 +1,4 @@
-"""Shifts of the field of view and of the pose, and scans that show the body or its inside only."""
+"""Shifts of the field of view and of the pose, and masks of the body."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEPT_AROUND_LESIONS = 4.0
 def cropped(scan: Scan, strength: Strength, random: np.random.Generator) -> Scan:
     """Return a box of the scan at a random place with 0.9, 0.8 or 0.65 of each length.
 
-    Lesions outside the box are no lesions of the result. A lesion at its border keeps its visible part.
+    Lesions outside the box are not part of the result. A lesion at the border of the box keeps its visible part.
     """
     share = strength.choose(0.9, 0.8, 0.65)
     kept = [max(1, round(share * n)) for n in scan.geometry.shape]
@@ -42,8 +42,8 @@ def cropped(scan: Scan, strength: Strength, random: np.random.Generator) -> Scan
 def padded(scan: Scan, strength: Strength, random: np.random.Generator) -> Scan:
     """Return the scan in a larger field of view: 0.1, 0.2 or 0.4 of each length is added as air.
 
-    The two sides of an axis get random parts of it. The air has the noise of the air around the body, or the value of
-    the padding if the scan is padded.
+    The air is divided at random between the two sides of each axis. It has the noise of the air around the body, or the
+    value of the padding if the scan is padded.
     """
     share = strength.choose(0.1, 0.2, 0.4)
     added = [round(share * n) for n in scan.geometry.shape]
@@ -86,7 +86,8 @@ def masked(scan: Scan, strength: Strength, random: np.random.Generator) -> Scan:
 def rotated(scan: Scan, strength: Strength, random: np.random.Generator) -> Scan:
     """Return the scan with the patient turned by 10, 20 or 30 degrees about a random axis through the body.
 
-    The field of view stays; what turns out of it is lost, and air comes in. Images are interpolated by cubic B-splines.
+    The field of view stays the same: tissue that leaves it is lost, and air fills the corners. Images are interpolated
+    by cubic B-splines.
     """
     angle = np.deg2rad(strength.choose(10.0, 20.0, 30.0))
     axis = random.standard_normal(3)

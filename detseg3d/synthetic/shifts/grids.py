@@ -1,4 +1,4 @@
-"""Move images and lesions to another grid, so that no visible lesion is lost."""
+"""Images and lesions on another grid, without loss of visible lesions."""
 
 from __future__ import annotations
 
@@ -55,11 +55,12 @@ class AxisWeights:
 def place_lesions(occupancies: Iterable[Occupancy], shape: Sequence[int]) -> npt.NDArray[np.int32]:
     """Return the instance map of lesions that fill shares of voxels.
 
-    A voxel belongs to a lesion that fills at least half of it. A lesion that fills no voxel by half gets the voxels
-    that it fills at least half as much as its fullest voxel, as a reader outlines a lesion that is thinner than a
-    slice. If two lesions claim a voxel, the lesion with the larger share gets it. A lesion that would lose all its
-    voxels in this way keeps its fullest voxel, unless this voxel is the only voxel of another lesion; then its next
-    fullest voxel. Two lesions that have only one voxel in common, and no other voxel, become one lesion.
+    A voxel belongs to a lesion that fills at least half of it. Some lesions fill no voxel by half, for example lesions
+    thinner than a slice. Such a lesion gets its fullest voxel and all voxels that it fills at least half as much.
+
+    If two lesions claim a voxel, the lesion with the larger share gets it. A lesion that would lose all its voxels in
+    this way keeps its fullest voxel that is not the only voxel of another lesion. Two lesions that share their only
+    voxel become one lesion.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Intensities of a scan that the shifts measure in: air, tissue and the spread of the tissue."""
+"""Intensities of air and tissue in a scan. Strengths of shifts are stated in these units."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def body_outline(scan: Scan) -> BoolArray:
 def air_like(
     channel: npt.NDArray[np.float32], body: BoolArray, air: float, shape: tuple[int, ...], random: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Return voxels that look like the surroundings of the body: drawn from them, or the padding of the channel.
+    """Return voxels that look like the air around the body: drawn from this air, or the padding of the channel.
 
     Parameters
     ----------
