@@ -208,41 +208,47 @@ def detect(models: Sequence[DetSeg3D], image: torch.Tensor, options: DetectOptio
     shape = image.shape[1:]
     average = average_dense(models, images.detection, options, single_pass)
     highest = highest_probability(average.levels, model.cell_sizes, shape)
-    found = boxes_of_peaks(average.levels, model.cell_sizes, shape, inference.candidate_threshold)
+    peaks = boxes_of_peaks(average.levels, model.cell_sizes, shape, inference.candidate_threshold)
     dense = average.dense
-    del average
-    found = Detections.joined([found, _read_coarsely(models, images, options)])
+    del average  # before the second reading needs the memory
+    boxes = Detections.joined([peaks, _large_boxes(models, images, options)])
     limit = options.limit
     if limit is None:
         limit = inference.candidate_limit(math.prod(shape) * math.prod(model.plans.fine_spacing))
-    candidates = keep_best(found, shape, suppression_of(inference, limit))
-    if dense is not None and inference.dense_minimum_mm3 is not None:
-        rule = ComponentRule(
-            inference.dense_threshold, inference.dense_minimum_mm3 / math.prod(model.plans.fine_spacing)
-        )
-        cell_size = model.cell_sizes[model.plans.stage1.dense_level]
-        components = uncovered_components(dense, cell_size, shape, candidates, rule)
-        candidates = Detections.joined([candidates, components])
+    candidates = keep_best(boxes, shape, suppression_of(inference, limit))
+    if dense is not None:
+        candidates = Detections.joined([candidates, _components(model, dense, shape, candidates, options)])
         candidates = candidates[np.argsort(-candidates.scores, kind="stable")[:limit]]
     highest = max([highest, *candidates.scores[:1].tolist()])
     return TwoStageOutput(candidates, segment_rois(models, images, candidates, options, single_pass), highest)
 
 
-def _read_coarsely(models: Sequence[DetSeg3D], images: GridImages, options: DetectOptions) -> Detections:
-    """Return the boxes of the second reading of Stage 1, at half resolution, that are larger than the plan's size.
+def _large_boxes(models: Sequence[DetSeg3D], images: GridImages, options: DetectOptions) -> Detections:
+    """Run Stage 1 on the volume at half resolution, and return the boxes above the size of the plan.
 
-    To the detector, a lesion twice as large as those of the training then looks like one of them.
+    At half resolution, the detector sees a lesion twice as large as those of the training in the usual size.
     """
     model, size = models[0], options.inference.coarse_reading_size
     factor = model.plans.stage1.coarse_factor
     if size is None or max(factor) == 1:
-        return Detections(np.zeros((0, 6), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+        return Detections.none()
     coarse = model.pad_to_stride(functional.avg_pool3d(images.detection, factor))
     cell_sizes = [[n * by for n, by in zip(cell, factor, strict=True)] for cell in model.cell_sizes]
     levels = average_dense(models, coarse, options).levels
-    found = boxes_of_peaks(levels, cell_sizes, images.fine.shape[1:], options.inference.candidate_threshold)
-    edges = box_sizes(found.boxes) * np.asarray(model.plans.fine_spacing)
-    return found[(edges > np.asarray(size)).any(axis=1)]
+    peaks = boxes_of_peaks(levels, cell_sizes, images.fine.shape[1:], options.inference.candidate_threshold)
+    edges = box_sizes(peaks.boxes) * np.asarray(model.plans.fine_spacing)
+    return peaks[(edges > np.asarray(size)).any(axis=1)]
+
+
+def _components(
+    model: DetSeg3D, dense: torch.Tensor, shape: Sequence[int], candidates: Detections, options: DetectOptions
+) -> Detections:
+    """Return the components of the dense map that become candidates by the plan; ``shape`` is that of the volume."""
+    inference, plans = options.inference, model.plans
+    if inference.dense_minimum_mm3 is None:
+        return Detections.none()
+    rule = ComponentRule(inference.dense_threshold, inference.dense_minimum_mm3 / math.prod(plans.fine_spacing))
+    return uncovered_components(dense, model.cell_sizes[plans.stage1.dense_level], shape, candidates, rule)
 
 
 def flip_combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:

@@ -174,8 +174,8 @@ class Stage1Plan(StrictModel):
     dense_channels: Annotated[int, Field(ge=0, le=4096)] = Field(
         default=0,
         description=(
-            "Number of channels of the dense map, which tells how much of each cell lesions fill. It trains the "
-            "detector on every voxel of a lesion. 0: no dense map."
+            "Number of channels of the dense map. The map gives the fraction of each cell that lesions fill, and so "
+            "trains the detector on every voxel of a lesion. 0: no dense map."
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Candidates from the dense map of Stage 1: its connected components that no box covers."""
+"""Candidates from the dense map of Stage 1: the connected components that no box covers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from detseg3d.models.merging.decode import Detections
 
 __all__ = ["ComponentRule", "uncovered_components"]
 
-# A component is covered if the boxes of candidates contain at least this fraction of it. The RoIs of these boxes have a
-# margin, so they show the rest of it as well.
+# A component is covered if the boxes of candidates contain at least this fraction of the component. The RoIs of these
+# boxes have a margin, so they show most of the rest as well.
 _COVERED_FRACTION = 0.5
 
 
@@ -44,7 +44,7 @@ def uncovered_components(
     candidates: Detections,
     rule: ComponentRule,
 ) -> Detections:
-    """Return the components of the dense map of which candidates cover less than half.
+    """Return the components of the dense map if candidates cover less than half of them.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def uncovered_components(
         Boxes of the 26-connected components in fine voxel edges. The score is the mean probability of the component.
     """
     unit = np.asarray(cell_size, np.float64)
-    parts = [Detections(np.zeros((0, 6), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))]
+    parts = [Detections.none()]
     cells = [math.ceil(length / size) for length, size in zip(shape, cell_size, strict=True)]
     values = probability.numpy()[:, : cells[0], : cells[1], : cells[2]]
     for label, of_class in enumerate(values):

@@ -69,6 +69,11 @@ class Detections:
         raise TypeError("iterate over .boxes, .scores or .classes")
 
     @classmethod
+    def none(cls) -> Detections:
+        """Return detections without any box."""
+        return cls(np.zeros((0, 6), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+    @classmethod
     def joined(cls, parts: Sequence[Detections]) -> Detections:
         """Return the boxes of several detections, one after the other."""
         return cls(

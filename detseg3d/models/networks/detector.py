@@ -1,8 +1,8 @@
 """Stage 1: the detector, which sees the whole volume. It has a residual backbone, a feature pyramid and heads.
 
 Each level of the pyramid (FPN, Lin et al. 2017) predicts a centre heatmap for each class, the logarithm of the box
-size, and the offset of the box centre from the cell's centre, both in cells (CenterNet, Zhou et al. 2019). A dense map
-on one level tells how much of each cell lesions fill (Retina U-Net, Jaeger et al. 2020).
+size, and the offset of the box centre from the cell's centre, both in cells (CenterNet, Zhou et al. 2019). On one
+level, a dense map gives the fraction of each cell that lesions fill (Retina U-Net, Jaeger et al. 2020).
 """
 
 from __future__ import annotations

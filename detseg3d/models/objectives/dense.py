@@ -1,7 +1,8 @@
 """The dense map of Stage 1 in training: its targets and its loss.
 
-The map tells for every cell of one level how much of it lesions of a class fill (Retina U-Net, Jaeger et al. 2020).
-Boxes end where the sizes of the training lesions end, but a cell inside a lesion looks the same in a larger lesion.
+For every cell of one level, the map gives the fraction that lesions of a class fill (Retina U-Net, Jaeger et al. 2020).
+The heads learn no box larger than the training lesions. But a cell inside a lesion looks the same in a larger lesion.
+So the map also shows larger lesions.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from detseg3d.models.objectives.targets import VolumeTargets
 
 __all__ = ["DenseTargets", "dense_loss", "dense_targets"]
 
-# Nearly all cells are background and easy, so that their mean is small. Without a weight, few false positives would
-# cost almost nothing.
+# Most cells of the background are easy, so that their mean loss is small. Without this weight, a few false positives
+# would cost almost nothing.
 _BACKGROUND_WEIGHT = 4.0
 
 
@@ -97,7 +98,7 @@ def dense_loss(logits: torch.Tensor, targets: DenseTargets) -> torch.Tensor:
     """Compute the loss of the dense map: binary cross-entropy and soft Dice loss, each with weight one half.
 
     The cross-entropy is the mean over the lesions of the mean over each lesion's cells, plus four times the mean over
-    the cells without a lesion. Small and large lesions so have the same weight. The Dice loss limits false positives.
+    the cells without a lesion. Thus small and large lesions have the same weight. The Dice loss limits false positives.
     It counts only in volumes with a lesion of the class.
 
     Parameters
