@@ -21,6 +21,8 @@ _EDGE = 0.5
 _MAX_LESIONS = 40
 # Lesions fill at most this fraction of their regions.
 _MAX_FRACTION = 0.15
+# Smallest fraction of the scan that a region must fill, so that lesions find a place in it.
+_MIN_HOST = 0.01
 # Range of intensities from which the contrast of a lesion must not lead out.
 _DARKEST, _BRIGHTEST = 0.02, 1.35
 # Smallest difference of a lesion from its surroundings.
@@ -79,9 +81,11 @@ class LesionStyle:
             Its hosts are the regions to choose from.
         random : Generator
         """
-        hosts = anatomy.hosts
+        # A region may have been covered by others.
+        voxels = np.bincount(anatomy.regions.ravel(), minlength=anatomy.count)
+        hosts = tuple(host for host in anatomy.hosts if voxels[host] >= _MIN_HOST * voxels.sum()) or anatomy.hosts
         if random.random() < 0.6:
-            hosts = (int(random.choice(anatomy.hosts)),)
+            hosts = (int(random.choice(hosts)),)
         diameter = float(np.exp(random.uniform(np.log(2.8), np.log(18))))
         mean = 14 * (4 / diameter) ** 0.7
         return cls(
@@ -129,7 +133,7 @@ def draw_lesions(canvas: Canvas, image: Volume, anatomy: Anatomy, style: LesionS
         limit = min(largest, np.cbrt(2 * max(voxels_left, 0)))
         center = canvas.place_in(hosts)
         if center is None or limit < _MIN_DIAMETER:
-            break
+            continue
         diameter = float(np.clip(style.diameter * np.exp(random.normal(0, style.spread)), _MIN_DIAMETER, limit))
         shape = _shape(canvas, center, diameter, style)
         allowed = hosts if random.random() < style.confined else body
