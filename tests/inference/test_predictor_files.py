@@ -139,7 +139,8 @@ def test_boxes_in_the_world_fit_the_written_mask(written: Path) -> None:
 def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
     record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
     limit = {"candidate_limit", "limit_reached"}
-    assert set(record) == {"case_id", "spacing", "shape", "axes", "similarity", "lesions", "candidates"} | limit
+    comparison = {"similarity", "expected_recall"}
+    assert set(record) == {"case_id", "spacing", "shape", "axes", "lesions", "candidates"} | comparison | limit
     place = {"box", "box_world", "center", "center_world"}
     shape = {"long_axis_mm", "short_axis_mm", "surface_mm2", "sphericity"}
     common = {"class", "label", "score", "detection_score", "roi_score"} | place

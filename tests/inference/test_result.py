@@ -118,6 +118,7 @@ def test_the_record_holds_the_whole_description(prediction: Prediction, tmp_path
         "candidate_limit": None,
         "limit_reached": False,
         "similarity": None,
+        "expected_recall": None,
         "lesions": [lesion.to_json() for lesion in prediction.lesions],
         "candidates": [candidate.to_json() for candidate in prediction.candidates],
     }
