@@ -19,6 +19,7 @@ NEEDED = {
     "example": "out",
     "convert": "--image_dir a --label_dir b --output_dir c",
     "plan_and_preprocess": "1",
+    "pretrain": "-o out",
     "train": "1 0",
     "consolidate": "1",
     "predict": "-i a -o b -m c",
