@@ -3,8 +3,8 @@
     export OMP_NUM_THREADS=1 nnUNet_n_proc_DA=0
     python -m benchmarks.nnunet.train Dataset101_SynthMS 0 --minutes 30 -o weights.pth
 
-The learning rate falls as in nnU-Net, but over the CPU time instead of the epochs. There is no validation during the
-training.
+The schedule of the learning rate is that of nnU-Net, but it depends on the CPU time and not on the epoch. The training
+has no validation.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class _InstanceNorm(nn.InstanceNorm3d):
 
 
 class NarrowTrainer(nnUNetTrainer):
-    """Trainer of nnU-Net whose steps run in bfloat16 with channels-last tensors on the CPU."""
+    """Trainer of nnU-Net for a CPU. It computes in bfloat16 with channels-last tensors."""
 
     def initialize(self) -> None:
         """Build the network and its optimizer."""

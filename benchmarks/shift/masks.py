@@ -1,4 +1,4 @@
-"""Masks of another system, whose lesions are the connected components of each class."""
+"""Masks of another system. Its lesions are the connected components of each class."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("dataset", help="number or name of the data set that the model was trained on")
-    parser.add_argument("fold", help="fold whose validation scans are used")
+    parser.add_argument("fold", help="the validation scans of this fold are changed")
     parser.add_argument("--raw", type=Path, required=True, help="folder of the raw data sets")
     parser.add_argument("--results", type=Path, help="folder of the models")
     parser.add_argument("--preprocessed", type=Path, help="folder of the preprocessed data sets, for the splits")

@@ -48,7 +48,7 @@ class StoredCandidates:
     predictor: Predictor
 
     def claim(self, weights: Path, description: Mapping[str, object]) -> None:
-        """Record whose candidates the folder holds.
+        """Record which model and scans the candidates in the folder belong to.
 
         Raises
         ------

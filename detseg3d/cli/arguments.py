@@ -198,6 +198,33 @@ def add_processes_flag(parser: argparse.ArgumentParser, default: int = 2) -> Non
     )
 
 
+def add_training_machine_flags(machine: argparse._ArgumentGroup, seeded: str) -> None:
+    """Add ``--seed``, ``-device`` and ``--num_workers`` of a command that simulates or splits scans and trains.
+
+    Parameters
+    ----------
+    machine : argument group
+    seeded : str
+        The steps that the seed determines.
+    """
+    machine.add_argument(
+        "--seed",
+        type=non_negative_int,
+        metavar="N",
+        help=f"random seed of {seeded} (default: 0; with --c, the earlier value)",
+    )
+    machine.add_argument(
+        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
+    )
+    machine.add_argument(
+        "--num_workers",
+        type=non_negative_int,
+        default=0,
+        metavar="N",
+        help="number of processes that prepare training windows",
+    )
+
+
 def add_spacing_flag(group: argparse._ActionsContainer, fallback: str = "1 1 1") -> None:
     """Add ``--spacing``, the voxel spacing of ``.npy`` files.
 

@@ -11,8 +11,8 @@ from detseg3d.cli.arguments import (
     add_length_flags,
     add_precision_flag,
     add_processes_flag,
+    add_training_machine_flags,
     create_parser,
-    non_negative_int,
     positive_float,
     positive_int,
     run_of,
@@ -69,23 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_augmentation_flag(training, None, "default: strong; with --c, the earlier value")
     add_precision_flag(training, None, "used for planning and computing (default: auto; with --c, the earlier value)")
-    machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--seed",
-        type=non_negative_int,
-        metavar="N",
-        help="random seed of scans and training (default: 0; with --c, the earlier value)",
-    )
-    machine.add_argument(
-        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
-    )
-    machine.add_argument(
-        "--num_workers",
-        type=non_negative_int,
-        default=0,
-        metavar="N",
-        help="number of processes that prepare training windows",
-    )
+    add_training_machine_flags(parser.add_argument_group("machine"), "scans and training")
     add_processes_flag(parser)
     return parser
 

@@ -13,6 +13,7 @@ from detseg3d.cli.arguments import (
     add_precision_flag,
     add_processes_flag,
     add_shifted_scans_flag,
+    add_training_machine_flags,
     create_parser,
     fraction,
     non_negative_int,
@@ -102,22 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_operate_flag(thresholds, "the thresholds in the plans stay")
     add_shifted_scans_flag(thresholds)
     machine = parser.add_argument_group("machine")
-    machine.add_argument(
-        "--seed",
-        type=non_negative_int,
-        metavar="N",
-        help="random seed of split and training (default: 0; with --c, the earlier value)",
-    )
-    machine.add_argument(
-        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
-    )
-    machine.add_argument(
-        "--num_workers",
-        type=non_negative_int,
-        default=0,
-        metavar="N",
-        help="number of processes that prepare training windows",
-    )
+    add_training_machine_flags(machine, "split and training")
     machine.add_argument(
         "--pictures", type=non_negative_int, default=12, metavar="N", help="maximum number of cases to draw"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,15 @@ class _Job:
     case_id: str
 
 
+@dataclass(frozen=True)
+class _About:
+    """Entries of ``dataset.json``: the name of the data set, its description and the ending of its files."""
+
+    name: str
+    description: str
+    file_ending: str
+
+
 def write_example_dataset(
     output_folder: str | Path,
     num_cases: int = 24,
@@ -121,27 +131,10 @@ def write_example_dataset(
         raise DetSeg3DError("the number of the data set is out of range", value=dataset_id, expected="1 to 999")
     folder = Path(output_folder) / f"Dataset{dataset_id:03d}_Example"
     raw = RawFolder(folder)
-    if raw.dataset_json.exists():
-        raise DetSeg3DError("the data set exists already", file=folder, remedy="remove it, or choose another folder")
     jobs = [_Job(True, index, f"example_{index + 1:03d}") for index in range(num_cases)]
     jobs += [_Job(False, index, f"held_out_{index + 1:03d}") for index in range(num_test)]
-    results = run_cases(partial(_write_case, raw=raw, phantom=phantom), jobs, run, "example cases")
-    failures = describe_failures(results, lambda job: str(job.case_id))
-    if failures:
-        raise DetSeg3DError(f"the example could not be written:\n{failures}", file=folder)
-    # dataset.json is written last, because a folder with this file counts as a complete data set.
-    write_json(
-        {
-            "name": "Example",
-            "description": "Simulated scans with lesions, for trying out DetSeg3D. Not real data.",
-            "channel_names": {"0": "MRI"},
-            "labels": {"background": 0, "lesion": 1},
-            "numTraining": num_cases,
-            "file_ending": ".nii.gz",
-        },
-        raw.dataset_json,
-    )
-    return folder
+    about = _About("Example", "Simulated scans with lesions, for trying out DetSeg3D. Not real data.", ".nii.gz")
+    return _write_dataset(raw, about, partial(_write_case, raw=raw, phantom=phantom), jobs, run)
 
 
 def _write_case(job: _Job, raw: RawFolder, phantom: PhantomOptions) -> None:
@@ -186,26 +179,13 @@ def write_random_dataset(
         )
     folder = Path(output_folder) / RANDOM_DATASET
     raw = RawFolder(folder)
-    if raw.dataset_json.exists():
-        raise DetSeg3DError("the data set exists already", file=folder, remedy="remove it, or choose another folder")
     jobs = [_Job(True, index, f"random_{index + 1:05d}") for index in range(options.num_cases)]
-    results = run_cases(partial(_write_random_case, raw=raw, options=options), jobs, run, "random scans")
-    failures = describe_failures(results, lambda job: str(job.case_id))
-    if failures:
-        raise DetSeg3DError(f"the random scans could not be written:\n{failures}", file=folder)
-    # dataset.json is written last, because a folder with this file counts as a complete data set.
-    write_json(
-        {
-            "name": "RandomScans",
-            "description": "Simulated scans with random anatomy, intensities and lesions, for pretraining.",
-            "channel_names": {"0": "MRI"},
-            "labels": {"background": 0, "lesion": 1},
-            "numTraining": options.num_cases,
-            "file_ending": _RANDOM_ENDING,
-        },
-        raw.dataset_json,
+    about = _About(
+        "RandomScans",
+        "Simulated scans with random anatomy, intensities and lesions, for pretraining.",
+        _RANDOM_ENDING,
     )
-    return folder
+    return _write_dataset(raw, about, partial(_write_random_case, raw=raw, options=options), jobs, run)
 
 
 def _write_random_case(job: _Job, raw: RawFolder, options: RandomScanOptions) -> None:
@@ -222,3 +202,35 @@ def _centered(shape: Triple, spacing: Spacing) -> Geometry:
     """Return the geometry of a scan with its centre near the origin of the world coordinates, as in real scans."""
     z, y, x = (-0.5 * length * size for length, size in zip(spacing, shape, strict=True))
     return Geometry(shape, spacing, (x, y, z))
+
+
+def _write_dataset(
+    raw: RawFolder, about: _About, write: Callable[[_Job], None], jobs: Sequence[_Job], run: Run
+) -> Path:
+    """Write the cases of a new data set with one MRI channel and one lesion class, then its ``dataset.json``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the data set exists already, or if a case cannot be written.
+    """
+    folder = raw.dataset_json.parent
+    if raw.dataset_json.exists():
+        raise DetSeg3DError("the data set exists already", file=folder, remedy="remove it, or choose another folder")
+    results = run_cases(write, jobs, run, "simulated scans")
+    failures = describe_failures(results, lambda job: str(job.case_id))
+    if failures:
+        raise DetSeg3DError(f"the simulated scans could not be written:\n{failures}", file=folder)
+    # dataset.json is written last, because a folder with this file counts as a complete data set.
+    write_json(
+        {
+            "name": about.name,
+            "description": about.description,
+            "channel_names": {"0": "MRI"},
+            "labels": {"background": 0, "lesion": 1},
+            "numTraining": sum(job.training for job in jobs),
+            "file_ending": about.file_ending,
+        },
+        raw.dataset_json,
+    )
+    return folder
