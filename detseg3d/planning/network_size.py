@@ -42,10 +42,11 @@ def _detector(plan: Stage1Plan, num_channels: int, num_classes: int) -> int:
         total += _normed(inputs, channels, kernel) + blocks * 2 * _normed(channels, channels, kernel)
         inputs = channels
     width = plan.fpn_channels
+    box_values = 6 * (num_classes if plan.boxes_per_class else 1)
     total += sum(_convolution(channels, width) for channels in plan.channels[plan.head_stages[0] :])
     for stage in plan.head_stages:
         total += 2 * _normed(width, width, plan.kernels[stage])
-        total += _convolution(width, num_classes) + _convolution(width, 6)
+        total += _convolution(width, num_classes) + _convolution(width, box_values)
     if plan.dense_channels:
         kernel = plan.kernels[plan.head_stages[plan.dense_level]]
         total += _normed(width, plan.dense_channels, kernel) + _convolution(plan.dense_channels, num_classes)

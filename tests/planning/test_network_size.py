@@ -26,7 +26,7 @@ FOUR_SCALES = {
 }
 
 
-@pytest.mark.parametrize("stage1", [{}, THREE_STAGES, {"dense_channels": 12}])
+@pytest.mark.parametrize("stage1", [{}, THREE_STAGES, {"dense_channels": 12}, {"boxes_per_class": True}])
 @pytest.mark.parametrize(
     "stage2", [{}, FOUR_SCALES, {**FOUR_SCALES, "context_attention": True}, {"feature_channels": 0}]
 )
