@@ -16,7 +16,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.roi import box_indicator, crop_features, crop_rois, inside_volume
 from detseg3d.core.tiles import tile_boxes
 from detseg3d.models.ensemble import DetectOptions, TwoStageOutput, detect
-from detseg3d.models.merging.decode import decode, dense_levels, suppression_of
+from detseg3d.models.merging.components import ComponentRule, DenseComponents
+from detseg3d.models.merging.decode import Detections, decode, dense_levels, suppression_of
 from detseg3d.models.merging.merge import merge_rois, roi_info
 from detseg3d.models.networks.blocks import Conv3d
 from detseg3d.models.networks.detector import Detector, DetectorOutput
@@ -28,6 +29,7 @@ from detseg3d.models.objectives.roi_sampling import RoiRule, RoiSample, sample_b
 from detseg3d.models.objectives.targets import VolumeTargets, assign_levels, level_targets
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.rois import rois_of_window
+from detseg3d.planning.sections import InferencePlan
 
 __all__ = ["DetSeg3D", "Losses"]
 
@@ -130,6 +132,31 @@ class DetSeg3D(nn.Module):
     def roi_features(self, features: torch.Tensor) -> torch.Tensor | None:
         """Project features ``(B, F, z, y, x)`` of Stage 1 for Stage 2; ``None`` if the plan shares no features."""
         return None if self.project is None else self.project(features)
+
+    def dense_components(
+        self, probability: torch.Tensor, shape: Sequence[int], inference: InferencePlan
+    ) -> DenseComponents:
+        """Find the components of the dense map that may become candidates.
+
+        Parameters
+        ----------
+        probability : Tensor of float32, shape ``(K, z, y, x)``
+            On the CPU.
+        shape : sequence of 3 ints
+            Shape ``(z, y, x)`` of the volume on the fine grid.
+        inference : InferencePlan
+            Threshold and smallest volume of the components.
+
+        Returns
+        -------
+        DenseComponents
+            None if the plan asks for no components.
+        """
+        if inference.dense_minimum_mm3 is None:
+            return DenseComponents.none()
+        minimum = inference.dense_minimum_mm3 / math.prod(self.plans.fine_spacing)
+        rule = ComponentRule(inference.dense_threshold, minimum)
+        return DenseComponents.find(probability, self.cell_sizes[self.plans.stage1.dense_level], shape, rule)
 
     # -- Stage 2 ------------------------------------------------------------------------------------------------
 
@@ -288,6 +315,14 @@ class DetSeg3D(nn.Module):
             suppression_of(self.plans.inference, _PROPOSALS_PER_VOLUME),
         )
         detection_voxels = math.prod(shape) / math.prod(self.plans.detection_scale)
+        if output.dense is not None:
+            # Boxes that are too weak for a hard negative do not cover a component. So Stage 2 learns to judge
+            # components that have no box of Stage 1.
+            probability = output.dense[volume].float().sigmoid().cpu()
+            components = self.dense_components(probability, shape, self.plans.inference)
+            strong = proposals[proposals.scores >= training.hard_negative_threshold]
+            proposals = Detections.joined([proposals, components.select(~components.covered_by(strong)).detections])
+            proposals = proposals[np.argsort(-proposals.scores, kind="stable")]
         rule = RoiRule(
             rois_of_window(training, self.plans.roi.size, detection_voxels),
             training.hard_negative_threshold,

@@ -21,7 +21,7 @@ from torch.nn import functional
 from detseg3d.core.boxes import box_centers, box_sizes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.log_odds import mean_by_log_odds
-from detseg3d.models.merging.components import ComponentRule, uncovered_components
+from detseg3d.models.merging.components import DenseComponents
 from detseg3d.models.merging.decode import (
     DenseLevel,
     Detections,
@@ -32,6 +32,7 @@ from detseg3d.models.merging.decode import (
     suppression_of,
 )
 from detseg3d.models.merging.paste import RoiPrediction
+from detseg3d.models.merging.scores import CandidateScores
 from detseg3d.models.networks.detector import DetectorOutput
 from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.device import autocast, autocast_dtype
@@ -156,6 +157,15 @@ class SegmentedRois:
     predictions: list[RoiPrediction]
     members: MemberScores | None = None
 
+    def select(self, candidates: npt.NDArray[np.int64]) -> SegmentedRois:
+        """Return the RoIs of these candidates, which are numbered by their place in ``candidates``."""
+        place = {int(old): new for new, old in enumerate(candidates)}
+        chosen = [roi._replace(candidate=place[roi.candidate]) for roi in self.predictions if roi.candidate in place]
+        members = self.members
+        if members is not None:
+            members = MemberScores(members.detection[:, candidates], members.roi[:, candidates])
+        return SegmentedRois(chosen, members)
+
 
 @dataclass(frozen=True)
 class TwoStageOutput:
@@ -216,11 +226,20 @@ def detect(models: Sequence[DetSeg3D], image: torch.Tensor, options: DetectOptio
     if limit is None:
         limit = inference.candidate_limit(math.prod(shape) * math.prod(model.plans.fine_spacing))
     candidates = keep_best(boxes, shape, suppression_of(inference, limit))
+    components = DenseComponents.none()
     if dense is not None:
-        candidates = Detections.joined([candidates, _components(model, dense, shape, candidates, options)])
-        candidates = candidates[np.argsort(-candidates.scores, kind="stable")[:limit]]
-    highest = max([highest, *candidates.scores[:1].tolist()])
-    return TwoStageOutput(candidates, segment_rois(models, images, candidates, options, single_pass), highest)
+        components = model.dense_components(dense, shape, inference)
+    both = Detections.joined([candidates, components.detections])
+    rois = segment_rois(models, images, both, options, single_pass)
+    # Only boxes of lesions cover a component. On scans of another kind, heatmaps fail more often than the dense map, so
+    # a component may still be a lesion if its box has a low score.
+    is_lesion = CandidateScores.of(both, rois.predictions, inference).final >= inference.score_threshold
+    is_lesion[len(candidates) :] = False
+    is_kept = np.concatenate([np.ones(len(candidates), np.bool_), ~components.covered_by(both[is_lesion])])
+    kept = np.flatnonzero(is_kept)
+    best_first = kept[np.argsort(-both.scores[kept], kind="stable")[:limit]]
+    highest = max([highest, *both.scores[best_first[:1]].tolist()])
+    return TwoStageOutput(both[best_first], rois.select(best_first), highest)
 
 
 def _large_boxes(models: Sequence[DetSeg3D], images: GridImages, options: DetectOptions) -> Detections:
@@ -238,17 +257,6 @@ def _large_boxes(models: Sequence[DetSeg3D], images: GridImages, options: Detect
     peaks = boxes_of_peaks(levels, cell_sizes, images.fine.shape[1:], options.inference.candidate_threshold)
     edges = box_sizes(peaks.boxes) * np.asarray(model.plans.fine_spacing)
     return peaks[(edges > np.asarray(size)).any(axis=1)]
-
-
-def _components(
-    model: DetSeg3D, dense: torch.Tensor, shape: Sequence[int], candidates: Detections, options: DetectOptions
-) -> Detections:
-    """Return the components of the dense map that become candidates by the plan; ``shape`` is that of the volume."""
-    inference, plans = options.inference, model.plans
-    if inference.dense_minimum_mm3 is None:
-        return Detections.none()
-    rule = ComponentRule(inference.dense_threshold, inference.dense_minimum_mm3 / math.prod(plans.fine_spacing))
-    return uncovered_components(dense, model.cell_sizes[plans.stage1.dense_level], shape, candidates, rule)
 
 
 def flip_combinations(axes: Sequence[int]) -> list[tuple[int, ...]]:

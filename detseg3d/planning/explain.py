@@ -456,9 +456,9 @@ def explain_components(plans: Plans) -> list[Decision]:
     if minimum is None:
         return []
     reason = (
-        "A component of the dense map becomes a candidate if boxes cover less than half of it. It must be larger than "
-        f"{COMPONENT_PERCENTILE} % of the training lesions and have at least {MIN_COMPONENT_CELLS} cells. Boxes find "
-        "smaller lesions, and smaller components would add false positives."
+        "A component of the dense map becomes a candidate if the boxes of lesions cover less than half of it. It must "
+        f"be larger than {COMPONENT_PERCENTILE} % of the training lesions, and have at least {MIN_COMPONENT_CELLS} "
+        "cells. Smaller components would add many false positives."
     )
     return [Decision(name="components of the dense map", value=f"from {minimum:g} mm³", reason=reason)]
 

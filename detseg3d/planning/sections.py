@@ -481,9 +481,9 @@ class InferencePlan(Thresholds):
     dense_minimum_mm3: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
         description=(
-            "Connected components of the dense map become candidates if they are larger than this volume in mm³ and "
-            "boxes cover less than half of them. Planned: the 99th percentile of the training lesions. null: no "
-            "component becomes a candidate."
+            "Connected components of the dense map become candidates if they have at least this volume in mm³ and the "
+            "boxes of lesions cover less than half of them. Planned: the median of the training lesions. "
+            "null: no component becomes a candidate."
         ),
     )
     roi_batch_size: Count = Field(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch
 
 from detseg3d.core.boxes import boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.models import detseg
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.merging.decode import DenseLevel, decode, suppression_of
-from detseg3d.models.networks.detector import LevelOutput
+from detseg3d.models.merging.decode import DenseLevel, Detections, decode, suppression_of
+from detseg3d.models.networks.detector import DetectorOutput, LevelOutput
 from detseg3d.models.networks.segmenter import SegmenterOutput
 from detseg3d.models.objectives.roi_sampling import RoiSample
 from detseg3d.models.objectives.targets import VolumeTargets
@@ -81,6 +83,51 @@ def test_a_box_of_several_tiles_gives_a_single_roi(model: DetSeg3D) -> None:
     target = make_targets((40, 40, 40), [[2, 2, 2, 38, 38, 38]])
     assert len(model.tiles([[2, 2, 2, 38, 38, 38]])[0]) > 1
     assert roi_batch(model, target, sample_of([2, 2, 2, 38, 38, 38], 1)).crops.shape == (1, 2, 16, 16, 16)
+
+
+class Mapped(DetSeg3D):
+    """A detector with one proposal of a given probability and a dense map that is high in one place."""
+
+    proposal = 0.0
+
+    def detect(self, image: torch.Tensor) -> DetectorOutput:
+        output = super().detect(image)
+        levels = [
+            level._replace(heatmap=torch.full_like(level.heatmap, -20.0), log_size=level.log_size.clone())
+            for level in output.levels
+        ]
+        levels[0].heatmap[0, 0, 1, 1, 1] = math.log(self.proposal / (1 - self.proposal)) if self.proposal else -20.0
+        levels[0].log_size[0, :, 1, 1, 1] = math.log(4.0)
+        assert output.dense is not None
+        dense = torch.full_like(output.dense, -9.0)
+        dense[..., :2, :2, :2] = 9.0
+        return output._replace(levels=levels, dense=dense)
+
+
+@pytest.mark.parametrize(
+    ("proposal", "minimum", "expected"),
+    [(0.0, 8.0, 1), (0.2, 8.0, 1), (0.9, 8.0, 0), (0.0, None, 0), (0.0, 1e6, 0)],
+)
+def test_stage_2_trains_on_components_that_no_strong_box_covers(
+    proposal: float, minimum: float | None, expected: int, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = tiny_plans.evolve(stage1={"dense_channels": 4}, inference={"dense_minimum_mm3": minimum})
+    model, given = Mapped(plans), []
+    model.proposal = proposal
+    plain = detseg.sample_boxes
+
+    def record(target: VolumeTargets, proposals: Detections, *rest: Any) -> RoiSample:
+        given.append(proposals)
+        return plain(target, proposals, *rest)
+
+    monkeypatch.setattr(detseg, "sample_boxes", record)
+    target = make_targets(SHAPE, LESIONS)
+    model.losses(make_image([target]), [target], np.random.default_rng(0))
+    [proposals] = given
+    is_component = np.isclose(proposals.scores, 1 / (1 + math.exp(-9)))
+    assert is_component.sum() == expected
+    assert proposals.boxes[is_component].tolist() == [[0, 0, 0, *(2 * np.array(model.cell_sizes[0]))]] * expected
+    assert proposals.scores.tolist() == sorted(proposals.scores.tolist(), reverse=True)
 
 
 def test_each_roi_answers_for_its_own_class() -> None:

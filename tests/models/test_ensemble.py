@@ -14,6 +14,8 @@ from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.ensemble import (
     DetectOptions,
     GridImages,
+    MemberScores,
+    SegmentedRois,
     average_dense,
     detect,
     flip_combinations,
@@ -22,6 +24,7 @@ from detseg3d.models.ensemble import (
     segment_rois,
 )
 from detseg3d.models.merging.decode import DenseLevel, Detections
+from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.models.networks.detector import DetectorOutput, LevelOutput
 from detseg3d.models.networks.segmenter import SegmenterOutput
 from detseg3d.planning.plans import Plans
@@ -188,6 +191,38 @@ def test_a_component_of_the_dense_map_without_a_box_is_a_candidate(
     assert output.candidates.boxes.tolist() == [[8.0] * 3 + [24.0] * 3] * expected
     assert output.candidates.scores == pytest.approx([1 / (1 + math.exp(-4))] * expected)
     assert {roi.candidate for roi in output.rois.predictions} == set(range(expected))
+
+
+class Boxed(Mapped):
+    """Stage 1 with one box, of the given score, around the bright cells, and with a dense map."""
+
+    def __init__(self, plans: Plans, score: float) -> None:
+        super().__init__(plans)
+        self.score = score
+
+    def detect(self, image: torch.Tensor) -> DetectorOutput:
+        output = super().detect(image)
+        center = tuple(length // 2 for length in output.levels[0].heatmap.shape[2:])
+        output.levels[0].heatmap[(0, 0, *center)] = math.log(self.score / (1 - self.score))
+        output.levels[0].log_size[(0, slice(None), *center)] = math.log(10.0)
+        return output
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(0.0, 1), (0.99, 2)])
+def test_only_a_box_that_stage_2_takes_for_a_lesion_covers_a_component(
+    threshold: float, expected: int, tiny_plans: Plans
+) -> None:
+    plans = tiny_plans.evolve(
+        stage1={"dense_channels": 4}, inference={"dense_minimum_mm3": 8.0, "score_threshold": threshold}
+    )
+    output = detect([Boxed(plans, 0.5)], blobs((32, 32, 36))[0], DetectOptions(plans.inference))
+    assert len(output.candidates) == expected
+    assert output.candidates.scores.tolist() == sorted(output.candidates.scores.tolist(), reverse=True)
+    assert {roi.candidate for roi in output.rois.predictions} == set(range(expected))
+    for roi in output.rois.predictions:  # each RoI contains the centre of its own candidate
+        box = output.candidates.boxes[roi.candidate]
+        center = (box[:3] + box[3:]) / 2
+        assert np.all(roi.roi[:3] <= center) and np.all(center <= roi.roi[3:])
 
 
 def test_nan_of_the_dense_map_is_an_error(tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,6 +467,15 @@ def test_the_scores_of_each_network_are_returned(make_model: Callable[[int], Det
         assert both.members.roi[number].tolist() == pytest.approx([p.score for p in part.predictions])
     odds = np.log(both.members.roi / (1 - both.members.roi)).mean(axis=0)
     assert [p.score for p in both.predictions] == pytest.approx((1 / (1 + np.exp(-odds))).tolist())
+
+
+def test_selected_candidates_keep_their_rois_and_the_scores_of_each_network() -> None:
+    rois = [RoiPrediction(np.full(6, i), owner, torch.zeros(1, 1, 1), 0.1 * i) for i, owner in enumerate((0, 2, 2, 1))]
+    members = MemberScores(np.arange(6.0).reshape(2, 3), np.arange(6.0, 12).reshape(2, 3))
+    chosen = SegmentedRois(rois, members).select(np.array([2, 0]))
+    assert [(roi.candidate, roi.score) for roi in chosen.predictions] == [(1, 0.0), (0, 0.1), (0, 0.2)]
+    assert chosen.members is not None
+    assert chosen.members.detection.tolist() == [[2, 0], [5, 3]] and chosen.members.roi.tolist() == [[8, 6], [11, 9]]
 
 
 def test_the_average_of_one_network_with_itself_is_that_network(make_model: Callable[[int], DetSeg3D]) -> None:

@@ -141,7 +141,7 @@ def sample_boxes(
     ----------
     targets : VolumeTargets
     proposals : Detections
-        Boxes that Stage 1 proposes, in fine voxel edges, best score first.
+        Boxes that Stage 1 proposes, in fine voxel edges, best score first: detections and components of the dense map.
     rule : RoiRule
     random : numpy Generator
 
