@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ClassCodes", "Code"]
+__all__ = ["ClassCodes", "Code", "LESION"]
 
 
 @dataclass(frozen=True)
@@ -14,16 +14,24 @@ class Code:
     Attributes
     ----------
     value : str
-        Code value, for example ``4147007``.
+        Code value, for example ``4147007``; at most 16 characters.
     scheme : str
-        Coding scheme designator, for example ``SCT`` for SNOMED CT.
+        Coding scheme designator, for example ``SCT`` for SNOMED CT; at most 16 characters.
     meaning : str
-        The term in words, for example ``Mass``.
+        The term in words, for example ``Mass``; at most 64 characters.
     """
 
     value: str
     scheme: str
     meaning: str
+
+    def to_json(self) -> list[str]:
+        """Return value, scheme and meaning, as in dataset.json."""
+        return [self.value, self.scheme, self.meaning]
+
+
+LESION = Code("52988006", "SCT", "Lesion")
+"""The finding of classes that do not state one."""
 
 
 @dataclass(frozen=True)
@@ -40,3 +48,8 @@ class ClassCodes:
 
     finding: Code | None = None
     site: Code | None = None
+
+    def to_json(self) -> dict[str, list[str]]:
+        """Return the codes as in dataset.json."""
+        parts = {"finding": self.finding, "site": self.site}
+        return {name: code.to_json() for name, code in parts.items() if code is not None}

@@ -7,6 +7,7 @@ file (``CASE_0000.nii.gz``) and each case one label (``CASE.nii.gz``). DetSeg3D 
 - ``patients``: the patient of each case, so that folds never split a patient.
 - ``default_spacing``: the spacing ``z y x`` of .npy files in mm.
 - ``suv``: the channels with SUV values. DICOM images are converted to SUV.
+- ``codes``: the codes of finding and site of each class, for DICOM results.
 - ``instance_classes`` and ``instance_classes_from``: the classes of the lesions of instance maps, see
   :mod:`detseg3d.data.instance_classes`.
 """
@@ -22,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from detseg3d.core.arrays import Spacing
+from detseg3d.core.codes import ClassCodes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import named_like, normal_name
 from detseg3d.data.dataset_json import (
     is_version_1,
     parse_channel_names,
+    parse_codes,
     parse_default_spacing,
     parse_labels,
     parse_patients,
@@ -110,6 +113,8 @@ class RawDataset:
         Patient of each case that dataset.json lists.
     instance_classes : InstanceClasses or None
         Source of the classes of the lesions in instance maps.
+    codes : dict of str to ClassCodes
+        Codes of finding and site of the classes that dataset.json lists.
     """
 
     folder: Path
@@ -123,6 +128,7 @@ class RawDataset:
     suv_channels: tuple[str, ...] = ()
     patients: dict[str, str] = field(default_factory=dict)
     instance_classes: InstanceClasses | None = None
+    codes: dict[str, ClassCodes] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -209,6 +215,7 @@ def load_raw_dataset(folder: str | Path) -> RawDataset:
         suv_channels=suv_channels,
         patients=_known_patients(parse_patients(data, file), file, cases),
         instance_classes=classes,
+        codes=parse_codes(data, [name for name, value in labels.items() if value != 0], file),
     )
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from detseg3d.core.arrays import Spacing, as_spacing
+from detseg3d.core.codes import ClassCodes, Code
 from detseg3d.core.errors import DetSeg3DError
 
 __all__ = [
     "MAX_NAMES",
     "parse_channel_names",
+    "parse_codes",
     "parse_labels",
     "parse_default_spacing",
     "parse_patients",
@@ -165,6 +167,72 @@ def parse_patients(data: Mapping[str, Any], file: Path) -> dict[str, str]:
             '"patients" does not map cases to patients', file=file, value=value, expected='{"CASE": "PATIENT"}'
         )
     return {case: str(patient) for case, patient in value.items()}
+
+
+_CODE_LENGTHS = (16, 16, 64)  # the value representations SH, SH and LO of DICOM
+_CODE_EXAMPLE = '["52988006", "SCT", "Lesion"]: value, scheme and meaning, at most 16, 16 and 64 characters'
+
+
+def parse_codes(data: Mapping[str, Any], class_names: Sequence[str], file: Path) -> dict[str, ClassCodes]:
+    """Return the codes of the lesion classes, from ``codes``.
+
+    Parameters
+    ----------
+    data : mapping
+        Content of a dataset.json.
+    class_names : sequence of str
+        Names of the lesion classes.
+    file : Path
+        The file that messages name.
+
+    Returns
+    -------
+    dict of str to ClassCodes
+        Codes by class name. Classes without codes are left out.
+
+    Examples
+    --------
+    >>> data = {"codes": {"cyst": {"finding": ["103552005", "SCT", "Cyst"]}}}
+    >>> parse_codes(data, ["cyst", "metastasis"], Path("dataset.json"))["cyst"].finding.meaning
+    'Cyst'
+    """
+    value = data.get("codes", {})
+    if not isinstance(value, dict) or not all(isinstance(entry, dict) for entry in value.values()):
+        raise DetSeg3DError(
+            '"codes" does not map classes to codes',
+            file=file,
+            value=value,
+            expected='{"CLASS": {"finding": [value, scheme, meaning], "site": [value, scheme, meaning]}}',
+        )
+    unknown = [name for name in value if name not in class_names]
+    if unknown:
+        raise DetSeg3DError(
+            '"codes" names classes that do not exist',
+            file=file,
+            value=unknown[:5],
+            expected=f"some of {list(class_names)[:20]}",
+        )
+    codes = {}
+    for name, entry in value.items():
+        others = sorted(set(entry) - {"finding", "site"})
+        if others:
+            raise DetSeg3DError(
+                f'"codes" of {name} has unknown entries', file=file, value=others[:5], expected="finding, site"
+            )
+        finding = _code(entry["finding"], file) if "finding" in entry else None
+        codes[name] = ClassCodes(finding, _code(entry["site"], file) if "site" in entry else None)
+    return codes
+
+
+def _code(value: Any, file: Path) -> Code:
+    """Return a code from value, scheme and meaning; raise if it cannot be written to DICOM."""
+    valid = isinstance(value, list) and len(value) == 3 and all(isinstance(part, str) for part in value)
+    if not valid or not all(
+        len(part.strip()) > 0 and len(part) <= length and "\\" not in part and part.isprintable()
+        for part, length in zip(value, _CODE_LENGTHS, strict=True)
+    ):
+        raise DetSeg3DError("a code cannot be understood", file=file, value=value, expected=_CODE_EXAMPLE)
+    return Code(*(part.strip() for part in value))
 
 
 def parse_training_list(data: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -131,6 +131,7 @@ def same_network(first: Plans, second: Plans) -> bool:
         "memory_precision",
         "inference_budget_gb",
         "default_spacing",
+        "codes",
     }
     equal_plans = first.model_dump(exclude=free) == second.model_dump(exclude=free)
     return equal_plans and first.training.network == second.training.network

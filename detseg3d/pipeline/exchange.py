@@ -42,7 +42,7 @@ _MAX_JSON_BYTES = 64 << 20
 # The entries of each file that are exported. Other entries may name cases, patients and folders.
 _SHARED_OF_DATASET = (
     *("name", "description", "reference", "licence", "license", "release", "channel_names", "modality", "labels"),
-    *("file_ending", "instances", "default_spacing", "suv", "numTraining"),
+    *("file_ending", "instances", "default_spacing", "suv", "codes", "numTraining"),
 )
 _SHARED_OF_FINGERPRINT = ("version", "dataset_name", "summary", "dataset")
 _SHARED_OF_METRICS = ("class_labels", "options", "summary", "estimates", "cross_validation")

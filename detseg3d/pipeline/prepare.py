@@ -235,6 +235,7 @@ def _description(raw: RawDataset) -> dict[str, Any]:
         "instances": raw.instances,
         **({} if raw.default_spacing is None else {"default_spacing": list(raw.default_spacing)}),
         **({"suv": list(raw.suv_channels)} if raw.suv_channels else {}),
+        **({"codes": {name: codes.to_json() for name, codes in raw.codes.items()}} if raw.codes else {}),
         "patients": raw.patients,
     }
 

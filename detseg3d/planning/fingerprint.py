@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from detseg3d.core.arrays import FloatArray, IntArray
+from detseg3d.core.codes import ClassCodes
 from detseg3d.data.dataset import RawDataset
 from detseg3d.planning.appearance.scan import ScanAppearance
 from detseg3d.planning.limits import FiniteFloat
@@ -232,6 +233,7 @@ class DatasetFacts(_Record):
     instances: bool
     default_spacing: Lengths | None
     suv_channels: tuple[str, ...]
+    codes: dict[str, ClassCodes] = Field(default_factory=dict)
 
     @classmethod
     def of(cls, dataset: RawDataset) -> DatasetFacts:
@@ -243,6 +245,7 @@ class DatasetFacts(_Record):
             instances=dataset.instances,
             default_spacing=dataset.default_spacing,
             suv_channels=dataset.suv_channels,
+            codes=dataset.codes,
         )
 
     @model_validator(mode="after")

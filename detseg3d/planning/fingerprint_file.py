@@ -160,6 +160,7 @@ def describe_dataset(fingerprint: Fingerprint) -> RawDataset:
         instances=facts.instances,
         default_spacing=facts.default_spacing,
         suv_channels=facts.suv_channels,
+        codes=facts.codes,
         patients={name: case.patient for name, case in fingerprint.cases.items()},
     )
 

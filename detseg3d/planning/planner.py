@@ -237,6 +237,7 @@ def _identity(dataset: RawDataset) -> dict[str, Any]:
         "instances": dataset.instances,
         "default_spacing": dataset.default_spacing,
         "suv_channels": dataset.suv_channels,
+        "codes": dataset.codes,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from detseg3d.core.codes import ClassCodes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.planning.network_size import parameter_count
@@ -145,6 +146,12 @@ class Plans(StrictModel):
     suv_channels: tuple[str, ...] = Field(
         default=(),
         description="Channels whose values are SUV. PET in DICOM is converted, also in predictions.",
+    )
+    codes: dict[str, ClassCodes] = Field(
+        default_factory=dict,
+        description=(
+            "Codes of finding and site of classes, as in dataset.json. DICOM results name the lesions by these codes."
+        ),
     )
     normalization: tuple[ChannelNormalization, ...] = Field(
         min_length=1,

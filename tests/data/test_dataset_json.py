@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from detseg3d.core.codes import ClassCodes, Code
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import load_raw_dataset
-from detseg3d.data.dataset_json import MAX_NAMES, parse_channel_names, parse_labels
+from detseg3d.data.dataset_json import MAX_NAMES, parse_channel_names, parse_codes, parse_labels
 from detseg3d.system.json_files import write_json
 
 FILE = Path("dataset.json")
@@ -59,3 +60,34 @@ def test_names_with_lone_surrogates_are_refused(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize("name", ["病灶 é", "\U0001f9e0", "x" * 1000])
 def test_names_of_all_scripts_are_accepted(name: str) -> None:
     assert parse_labels({"labels": {"background": 0, name: 1}}, FILE) == {"background": 0, name: 1}
+
+
+def test_codes_of_a_class_have_a_finding_and_a_site() -> None:
+    liver = ["10200004", "SCT", "Liver"]
+    data = {"codes": {"cyst": {"finding": ["103552005", "SCT", "Cyst"], "site": liver}, "mass": {"site": liver}}}
+    codes = parse_codes(data, ["mass", "cyst", "edema"], FILE)
+    assert codes["cyst"] == ClassCodes(Code("103552005", "SCT", "Cyst"), Code(*liver))
+    assert codes["mass"] == ClassCodes(Code(*liver))
+    assert "edema" not in codes
+    written = {"codes": {name: entry.to_json() for name, entry in codes.items()}}
+    assert parse_codes(written, ["mass", "cyst"], FILE) == codes
+
+
+@pytest.mark.parametrize(
+    ("codes", "value"),
+    [
+        (["cyst"], ["cyst"]),
+        ({"cyst": ["1", "SCT", "Cyst"]}, {"cyst": ["1", "SCT", "Cyst"]}),
+        ({"other": {}}, ["other"]),
+        ({"cyst": {"place": ["1", "SCT", "Liver"]}}, ["place"]),
+        ({"cyst": {"finding": ["1", "SCT"]}}, ["1", "SCT"]),
+        ({"cyst": {"finding": [1, "SCT", "Cyst"]}}, [1, "SCT", "Cyst"]),
+        ({"cyst": {"finding": ["1" * 17, "SCT", "Cyst"]}}, ["1" * 17, "SCT", "Cyst"]),
+        ({"cyst": {"site": ["1", "SCT", "a\\b"]}}, ["1", "SCT", "a\\b"]),
+        ({"cyst": {"site": ["1", " ", "Liver"]}}, ["1", " ", "Liver"]),
+    ],
+)
+def test_codes_that_cannot_be_written_are_errors(codes: Any, value: Any) -> None:
+    with pytest.raises(DetSeg3DError) as caught:
+        parse_codes({"codes": codes}, ["cyst"], FILE)
+    assert (caught.value.file, caught.value.value) == (FILE, value)

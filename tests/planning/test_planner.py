@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detseg3d.core.codes import ClassCodes, Code
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.planning.fingerprint import ChannelIntensities, IntensityStatistics
 from detseg3d.planning.planner import choose_normalization, plan_dataset
@@ -55,6 +56,13 @@ def test_the_spacing_of_arrays_is_that_of_the_data_set() -> None:
     dataset = replace(make_dataset(), default_spacing=(3.0, 1.0, 1.0))
     fingerprint = make_fingerprint(dataset, [(32, 96, 96)] * 2, [(3, 1, 1)] * 2, [cubes(SMALL), []])
     assert plan_dataset(fingerprint, dataset).default_spacing == (3.0, 1.0, 1.0)
+
+
+def test_plans_keep_the_codes_of_the_classes() -> None:
+    codes = {"lesion": ClassCodes(Code("4147007", "SCT", "Mass"), Code("10200004", "SCT", "Liver"))}
+    dataset = replace(make_dataset(), codes=codes)
+    plans = plan_dataset(make_fingerprint(dataset, [(32, 96, 96)] * 2, [(3, 1, 1)] * 2, [cubes(SMALL), []]), dataset)
+    assert parse_plans(json.loads(json.dumps(plans.model_dump(mode="json")))).codes == codes
 
 
 def test_the_same_fingerprint_gives_the_same_plans() -> None:

@@ -20,7 +20,7 @@ from detseg3d.data.formats.dicom.suv import suv_factor
 from detseg3d.data.formats.dicom.values import read_values
 from detseg3d.data.image_source import ImageSource
 
-__all__ = ["is_one_study", "read_dicom", "read_dicom_geometry", "share_series"]
+__all__ = ["find_series", "identified_geometry", "is_one_study", "read_dicom", "read_dicom_geometry", "share_series"]
 
 
 def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
@@ -46,11 +46,11 @@ def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
         If the objects do not form one volume, or a file is damaged. The message lists the series of the folder.
     """
     with disable_value_validation():  # pydicom warns of unusual values; this reader checks the values that it uses
-        series = _select_series(source)
+        series = find_series(source)
         assert series.layout is not None
         frames = [series.frames[index] for index in series.layout.order]
         factor = suv_factor([frame.header for frame in frames]) if source.suv else None
-        return read_values(frames, factor), _identified_geometry(series)
+        return read_values(frames, factor), identified_geometry(series)
 
 
 def read_dicom_geometry(source: ImageSource) -> Geometry:
@@ -62,7 +62,7 @@ def read_dicom_geometry(source: ImageSource) -> Geometry:
         If the objects do not form one volume, or a file is damaged.
     """
     with disable_value_validation():
-        return _identified_geometry(_select_series(source))
+        return identified_geometry(find_series(source))
 
 
 def share_series(folders: Iterable[Path]) -> bool:
@@ -103,7 +103,14 @@ def _first_headers(folders: Iterable[Path]) -> list[DicomHeader | None]:
     return headers
 
 
-def _select_series(source: ImageSource) -> Series:
+def find_series(source: ImageSource) -> Series:
+    """Return the series of a folder or file that is read as a volume; its ``layout`` is not ``None``.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the objects do not form one volume, or a file is damaged.
+    """
     return choose_series(_describe(source.path), source.series)
 
 
@@ -122,7 +129,8 @@ def _describe(path: Path) -> DicomFolder:
     return describe_folder(path, [header])
 
 
-def _identified_geometry(series: Series) -> Geometry:
+def identified_geometry(series: Series) -> Geometry:
+    """Return the geometry of a series from :func:`find_series`, with the identifiers of the series."""
     assert series.layout is not None
     frames = [series.frames[index] for index in series.layout.order]
     first = frames[0].header
