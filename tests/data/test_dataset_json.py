@@ -67,7 +67,7 @@ def test_codes_of_a_class_have_a_finding_and_a_site() -> None:
     data = {"codes": {"cyst": {"finding": ["103552005", "SCT", "Cyst"], "site": liver}, "mass": {"site": liver}}}
     codes = parse_codes(data, ["mass", "cyst", "edema"], FILE)
     assert codes["cyst"] == ClassCodes(Code("103552005", "SCT", "Cyst"), Code(*liver))
-    assert codes["mass"] == ClassCodes(Code(*liver))
+    assert codes["mass"] == ClassCodes(None, Code(*liver))
     assert "edema" not in codes
     written = {"codes": {name: entry.to_json() for name, entry in codes.items()}}
     assert parse_codes(written, ["mass", "cyst"], FILE) == codes
