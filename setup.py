@@ -20,6 +20,7 @@ COMMANDS = (
     "predict",
     "export_model",
     "install_model",
+    "export_dicom",
     "evaluate",
     "visualize",
     "completion",

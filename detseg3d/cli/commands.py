@@ -54,6 +54,7 @@ COMMANDS = (
     Command("pretrain", "train a model to start from, on simulated scans"),
     Command("consolidate", "pool the folds, choose the thresholds and write the cross-validation report"),
     Command("predict", "find and outline the lesions of scans"),
+    Command("export_dicom", "write results as DICOM segmentations and reports"),
     Command("evaluate", "compare predictions with labels"),
     Command("visualize", "draw the lesions of a case"),
     Command("export_model", "write a trained model as one file"),

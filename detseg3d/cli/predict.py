@@ -16,6 +16,7 @@ from detseg3d.cli.arguments import (
     positive_float,
     positive_int,
 )
+from detseg3d.cli.export_dicom import add_dicom_flags, dicom_options
 from detseg3d.cli.parser import CommandParser, own_word
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
@@ -37,7 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
         "Find and outline the lesions of every scan of a folder with the folds of a trained model.\n\n"
         "Output for each case: CASE (semantic mask), instances/CASE (one number per lesion) and rois/CASE.json\n"
         "(boxes, scores and sizes of the lesions, and the rejected candidates). Output for the folder: lesions.csv\n"
-        "and cases.csv. Masks have the geometry and the format of the input.\n\n"
+        "and cases.csv. Masks have the geometry and the format of the input. For DICOM, dicom/CASE.seg.dcm and\n"
+        "dicom/CASE.sr.dcm are written as well.\n\n"
         "A scan that differs from the training scans is predicted, and a warning names the difference. If a case\n"
         "fails, the other cases are predicted and the exit code is 1.\n\n"
         "If the input is one scan, -o may be a file (.nii.gz .nii .mha .mhd .nrrd .npy). The command then writes only\n"
@@ -156,6 +158,7 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         metavar="CHANNEL",
         help="PET channels to convert from DICOM to SUV (body weight), in addition to those in the plans",
     )
+    add_dicom_flags(group, "labelmap if the scan is DICOM")
     group.add_argument("--continue_prediction", action="store_true", help="skip cases with complete results")
     group.add_argument(
         "-num_parts",
@@ -237,6 +240,7 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
     from detseg3d.inference.input_options import InputOptions
     from detseg3d.inference.model_folder import model_plans
 
+    dicom = dicom_options(options)
     plans = model_plans(folder, options.folds, options.checkpoint)
     spacing = None if options.spacing is None else tuple(options.spacing)
     input_options = InputOptions(spacing, tuple(options.series), tuple(options.suv))
@@ -273,6 +277,8 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         save_probabilities=options.save_probabilities,
         save_candidates=options.save_candidates,
         show_progress=not options.no_progress,
+        dicom=dicom,
+        dicom_is_required=_requested_dicom(options) != [],
     )
     failures = predict_cases(predictor, cases, options.output, input_options, output)
     show(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
@@ -285,6 +291,12 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         "failed": failed,
     }
     return CommandResult(data, EXIT_FAILURE if failures else EXIT_SUCCESS)
+
+
+def _requested_dicom(options: argparse.Namespace) -> list[str]:
+    """Return the flags that request DICOM objects; without flags, they are written only for scans in DICOM."""
+    requested = {"dicom_seg": options.dicom_seg not in (None, "none"), "dicom_sr": options.dicom_sr is True}
+    return [flag for flag, is_given in {**requested, "rtstruct": options.rtstruct}.items() if is_given]
 
 
 def _single_file(options: argparse.Namespace, case_count: int) -> bool:
@@ -320,6 +332,7 @@ def _single_file(options: argparse.Namespace, case_count: int) -> bool:
     given = [
         flag for flag in ("save_probabilities", "save_candidates", "continue_prediction") if getattr(options, flag)
     ]
+    given += _requested_dicom(options)
     if given:
         raise DetSeg3DError(
             f"--{given[0]} needs a folder, and the output is one file", file=output, remedy="give a folder after -o"

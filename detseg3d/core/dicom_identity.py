@@ -27,6 +27,8 @@ class DicomIdentity:
         Identifier of the object of each slice, in the order of the slices of the volume.
     frame_numbers : tuple of int
         Frame number of each slice in its object, from 1.
+    suv : bool
+        True if the values were converted to standardised uptake values (SUV, body weight).
     """
 
     study_instance_uid: str
@@ -38,3 +40,4 @@ class DicomIdentity:
     series_description: str
     sop_instance_uids: tuple[str, ...]
     frame_numbers: tuple[int, ...]
+    suv: bool = False

@@ -160,6 +160,11 @@ class PredictionFolder:
         return self.path / "candidates"
 
     @property
+    def dicom_folder(self) -> Path:
+        """Folder of the DICOM objects, ``CASE.seg.dcm``, ``CASE.sr.dcm`` and ``CASE.rtstruct.dcm``."""
+        return self.path / "dicom"
+
+    @property
     def case_folders(self) -> tuple[Path, ...]:
         """All folders that hold files named after cases."""
         folders = (self.instances_folder, self.records_folder, self.probabilities_folder, self.candidates_folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ from pathlib import Path
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.model_identity import ModelIdentity
 from detseg3d.data.folders import FoldFolder
 from detseg3d.evaluation.cross_validation import ShiftSummary
 from detseg3d.inference.model_folder import fold_folders, load_reference, restrict_mirroring, same_network
-from detseg3d.inference.operating_point import PlansInUse, apply_operating_point
+from detseg3d.inference.operating_point import PlansInUse, apply_operating_point, weights_digest
 from detseg3d.models.custom import check_network_is_named
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.weights import check_weights, load_weights
@@ -74,6 +76,8 @@ class LoadedModel:
         Appearance of the training scans.
     shifts : ShiftSummary or None
         Metrics of shifted validation scans at the thresholds in use, if they were measured.
+    identity : ModelIdentity
+        Name and weights of the model.
     """
 
     networks: list[DetSeg3D]
@@ -81,6 +85,7 @@ class LoadedModel:
     device: torch.device
     reference: TrainingAppearance | None
     shifts: ShiftSummary | None
+    identity: ModelIdentity
 
 
 def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: LoadOptions) -> LoadedModel:
@@ -128,7 +133,14 @@ def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: L
     )
     plans, point = _plans_in_use(folder, chosen, plans_of, options)
     shifts = None if point is None else point.shifts
-    return LoadedModel(networks, plans, device, TrainingAppearance.pooled(references), shifts)
+    identity = ModelIdentity(plans.dataset_name, _digest([fold.weights(options.checkpoint) for fold in chosen]))
+    return LoadedModel(networks, plans, device, TrainingAppearance.pooled(references), shifts, identity)
+
+
+def _digest(weights: Sequence[Path]) -> str:
+    """Return a SHA-256 of the weights of all folds, in any order of the folds."""
+    digests = sorted(weights_digest(path) for path in weights)
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode("ascii")).hexdigest()
 
 
 def _load_network(fold: FoldFolder, plans: Plans, options: LoadOptions) -> DetSeg3D:

@@ -72,6 +72,7 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
         stored, order = prediction.geometry.as_stored(), prediction.geometry.stored_order
         record = {
             "case_id": case_id,
+            "model": prediction.model.to_json(),
             "shape": list(stored.shape),
             "spacing": list(stored.spacing),
             "axes": StoredOrder.of_direction(stored.direction, stored.shape).axes,

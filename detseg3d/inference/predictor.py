@@ -18,6 +18,7 @@ import torch
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.model_identity import ModelIdentity
 from detseg3d.data.dataset import RawCase, list_inputs
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_channels, read_geometry
@@ -69,6 +70,8 @@ class Predictor:
     shifts : ShiftSummary or None
         Metrics of shifted validation scans at the thresholds of ``plans``. Without them, the recall to expect on a scan
         that is unlike the training scans is unknown.
+    identity : ModelIdentity
+        Name of the model, and a digest of its weights if it was read from a folder.
 
     Examples
     --------
@@ -95,6 +98,7 @@ class Predictor:
         self.memory_gb = memory_gb
         self.reference = reference
         self.shifts: ShiftSummary | None = None
+        self.identity = ModelIdentity(plans.dataset_name)
 
     @classmethod
     def from_model_folder(
@@ -126,6 +130,7 @@ class Predictor:
             model.networks, model.plans, model.device, options.use_mirroring, options.memory_gb, model.reference
         )
         predictor.shifts = model.shifts
+        predictor.identity = model.identity
         return predictor
 
     def __repr__(self) -> str:
@@ -232,7 +237,7 @@ class Predictor:
         plans = candidates.calibrated(self.plans)
         merged = candidates.merge(plans, keep_probabilities)
         prediction = describe_case(merged, candidates.detections, geometry, plans, similarity, candidates.limit)
-        return replace(prediction, expectation=self._expectation(similarity))
+        return replace(prediction, expectation=self._expectation(similarity), model=self.identity)
 
     def _expectation(self, similarity: Similarity | None) -> Expectation | None:
         """Return the recall to expect on a scan that is unlike the training scans, otherwise ``None``."""

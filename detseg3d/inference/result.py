@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.arrays import Box
+from detseg3d.core.codes import ClassCodes
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.model_identity import ModelIdentity
 from detseg3d.evaluation.definitions.shape import LesionShape, lesion_shapes
 from detseg3d.inference.expectation import Expectation
 from detseg3d.models.merging.decode import Detections
@@ -89,6 +91,8 @@ class PredictedLesion(_Placed):
         Diameter of a sphere of this volume.
     shape : LesionShape
         Long and short axis, surface and sphericity.
+    codes : ClassCodes
+        Codes of the class, from dataset.json.
     """
 
     id: int
@@ -96,6 +100,7 @@ class PredictedLesion(_Placed):
     volume_mm3: float
     diameter_mm: float
     shape: LesionShape
+    codes: ClassCodes = field(default_factory=ClassCodes)
 
     def __repr__(self) -> str:
         return f"PredictedLesion(id={self.id}, {self.class_name}, score={self.score:.3f}, {self.volume_mm3:.4g} mm³)"
@@ -103,7 +108,7 @@ class PredictedLesion(_Placed):
     def to_json(self) -> dict[str, Any]:
         """Return a dict of plain numbers and strings."""
         sizes = {"voxels": self.voxels, "volume_mm3": self.volume_mm3, "diameter_mm": self.diameter_mm}
-        return {"id": self.id, **super().to_json(), **sizes, **self.shape.to_json()}
+        return {"id": self.id, **super().to_json(), **sizes, **self.shape.to_json(), "codes": self.codes.to_json()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,6 +162,8 @@ class Prediction:
         The first channel of the scan, for the picture.
     expectation : Expectation or None
         The recall to expect; ``None`` if the scan is like the training scans or was not compared with them.
+    model : ModelIdentity
+        The model that made the prediction.
     """
 
     semantic: npt.NDArray[np.unsignedinteger[Any]]
@@ -170,6 +177,7 @@ class Prediction:
     candidate_limit: int | None = None
     image: npt.NDArray[Any] | None = None
     expectation: Expectation | None = None
+    model: ModelIdentity = field(default_factory=ModelIdentity)
 
     @property
     def limit_reached(self) -> bool:
@@ -245,6 +253,7 @@ def describe_case(
                 volume_mm3=volume,
                 diameter_mm=(6 * volume / math.pi) ** (1 / 3),
                 shape=lesion_shape,
+                codes=plans.codes.get(plans.class_names[lesion.class_index], ClassCodes()),
             )
         )
     accepted = {index: lesion.id for lesion in merged.lesions for index in (lesion.candidate, *lesion.joined)}

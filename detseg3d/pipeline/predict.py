@@ -12,7 +12,9 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawCase
 from detseg3d.data.folders import PredictionFolder
+from detseg3d.data.formats.dicom import is_dicom_file
 from detseg3d.data.images import file_ending, write_image
+from detseg3d.exports.dicom.options import DicomOptions, DicomPaths, is_written
 from detseg3d.inference.candidates import Candidates
 from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.input_options import InputOptions
@@ -26,6 +28,8 @@ from detseg3d.inference.prediction_files import (
 )
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction
+from detseg3d.pipeline.export_dicom import export_case
+from detseg3d.planning.plans import Plans
 from detseg3d.system.files import check_writable, remove_files
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.signals import raise_if_interrupted
@@ -52,6 +56,10 @@ class OutputOptions:
         Also write ``candidates/CASE.npz``, from which thresholds can be chosen later.
     show_progress : bool
         Show a progress bar if the standard error output is a terminal.
+    dicom : DicomOptions or None
+        DICOM objects to write for scans that were read from DICOM, in the folder ``dicom``; by default none.
+    dicom_is_required : bool
+        A scan that was not read from DICOM fails. Otherwise it has no DICOM objects.
     """
 
     ending: str | None = None
@@ -59,6 +67,8 @@ class OutputOptions:
     save_probabilities: bool = False
     save_candidates: bool = False
     show_progress: bool = True
+    dicom: DicomOptions | None = None
+    dicom_is_required: bool = False
 
 
 def predict_cases(
@@ -102,11 +112,12 @@ def predict_cases(
     bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(output.show_progress))
     for case in bar:
         ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
-        if output.continue_prediction and _is_complete(folder, case.case_id, ending, output):
+        if output.continue_prediction and _is_complete(folder, case, ending, output):
             logger.info("%s: complete already", case.case_id)
             continue
         try:
             check_inputs_stay([image.path for image in case.images], case.case_id, folder, ending)
+            _check_dicom(case, output)
             outcome = _predict_case(predictor, case, folder, inputs, output)
         except DetSeg3DError as error:
             raise_if_interrupted()
@@ -169,9 +180,51 @@ def predict_file(
     return prediction
 
 
-def _is_complete(folder: Path, case_id: str, ending: str, output: OutputOptions) -> bool:
+def _is_complete(folder: Path, case: RawCase, ending: str, output: OutputOptions) -> bool:
+    case_id = case.case_id
     has_candidates = not output.save_candidates or PredictionFolder(folder).candidates(case_id).is_file()
-    return has_candidates and is_exported(folder, case_id, ending, output.save_probabilities)
+    if not has_candidates or not is_exported(folder, case_id, ending, output.save_probabilities):
+        return False
+    if output.dicom is None or not _is_dicom(case):
+        return True
+    return is_written(DicomPaths(PredictionFolder(folder).dicom_folder, case_id), output.dicom)
+
+
+def _is_dicom(case: RawCase) -> bool:
+    """Return whether the first channel of a case, on the grid of which the results lie, is DICOM."""
+    path = case.images[0].path
+    return path.is_dir() or (file_ending(path) is None and is_dicom_file(path))
+
+
+def _check_dicom(case: RawCase, output: OutputOptions) -> None:
+    """Check that DICOM objects can refer to the scan, before the prediction takes time."""
+    if output.dicom is not None and output.dicom_is_required and not _is_dicom(case):
+        raise DetSeg3DError(
+            "DICOM results need a scan in DICOM format",
+            file=case.images[0].path,
+            expected="a folder of DICOM files",
+            remedy="leave out --dicom_seg, --dicom_sr and --rtstruct, or predict and give the DICOM folder to "
+            "detseg3d_export_dicom",
+        )
+
+
+def _export(case: RawCase, folder: Path, inputs: InputOptions, plans: Plans, output: OutputOptions) -> None:
+    """Write the DICOM objects of a case, or remove those of an earlier prediction."""
+    if output.dicom is None or not _is_dicom(case):
+        paths = DicomPaths(PredictionFolder(folder).dicom_folder, case.case_id)
+        remove_files(*paths.all)
+        return
+    image = inputs.apply(case.images, plans)[0]
+    try:
+        export_case(folder, case.case_id, image.path, image.series, output.dicom)
+    except DetSeg3DError as error:
+        raise DetSeg3DError(
+            f"the masks were written, but not the DICOM results: {error.problem}",
+            file=error.file,
+            value=error.value,
+            expected=error.expected,
+            remedy=error.remedy,
+        ) from error
 
 
 def _predict_case(
@@ -192,6 +245,7 @@ def _predict_case(
     predictor.warn_of_limit(prediction, case.case_id)
     ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
     write_case(prediction, case.case_id, folder, ending)
+    _export(case, folder, inputs, predictor.plans, output)
     return _outcome(prediction, candidates)
 
 

@@ -20,7 +20,14 @@ from detseg3d.data.formats.dicom.suv import suv_factor
 from detseg3d.data.formats.dicom.values import read_values
 from detseg3d.data.image_source import ImageSource
 
-__all__ = ["find_series", "identified_geometry", "is_one_study", "read_dicom", "read_dicom_geometry", "share_series"]
+__all__ = [
+    "describe_source",
+    "identified_geometry",
+    "is_one_study",
+    "read_dicom",
+    "read_dicom_geometry",
+    "share_series",
+]
 
 
 def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
@@ -46,11 +53,11 @@ def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
         If the objects do not form one volume, or a file is damaged. The message lists the series of the folder.
     """
     with disable_value_validation():  # pydicom warns of unusual values; this reader checks the values that it uses
-        series = find_series(source)
+        series = _find_series(source)
         assert series.layout is not None
         frames = [series.frames[index] for index in series.layout.order]
         factor = suv_factor([frame.header for frame in frames]) if source.suv else None
-        return read_values(frames, factor), identified_geometry(series)
+        return read_values(frames, factor), identified_geometry(series, source.suv)
 
 
 def read_dicom_geometry(source: ImageSource) -> Geometry:
@@ -62,7 +69,7 @@ def read_dicom_geometry(source: ImageSource) -> Geometry:
         If the objects do not form one volume, or a file is damaged.
     """
     with disable_value_validation():
-        return identified_geometry(find_series(source))
+        return identified_geometry(_find_series(source), source.suv)
 
 
 def share_series(folders: Iterable[Path]) -> bool:
@@ -103,7 +110,7 @@ def _first_headers(folders: Iterable[Path]) -> list[DicomHeader | None]:
     return headers
 
 
-def find_series(source: ImageSource) -> Series:
+def _find_series(source: ImageSource) -> Series:
     """Return the series of a folder or file that is read as a volume; its ``layout`` is not ``None``.
 
     Raises
@@ -111,10 +118,17 @@ def find_series(source: ImageSource) -> Series:
     DetSeg3DError
         If the objects do not form one volume, or a file is damaged.
     """
-    return choose_series(_describe(source.path), source.series)
+    return choose_series(describe_source(source.path), source.series)
 
 
-def _describe(path: Path) -> DicomFolder:
+def describe_source(path: Path) -> DicomFolder:
+    """Read the headers of a folder, or of a file with several frames, and group them into series.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the path is a file with a single slice, or a file is so damaged that its series is unknown.
+    """
     if path.is_dir():
         files = find_dicom_files(path)
         return describe_folder(path, [read_header(file) for file in files.paths], files.other_count)
@@ -129,8 +143,11 @@ def _describe(path: Path) -> DicomFolder:
     return describe_folder(path, [header])
 
 
-def identified_geometry(series: Series) -> Geometry:
-    """Return the geometry of a series from :func:`find_series`, with the identifiers of the series."""
+def identified_geometry(series: Series, suv: bool = False) -> Geometry:
+    """Return the geometry of a series from :func:`find_series`, with the identifiers of the series.
+
+    ``suv`` states that the values are converted to SUV.
+    """
     assert series.layout is not None
     frames = [series.frames[index] for index in series.layout.order]
     first = frames[0].header
@@ -144,5 +161,6 @@ def identified_geometry(series: Series) -> Geometry:
         series_description=series.description,
         sop_instance_uids=tuple(frame.header.text("SOPInstanceUID") for frame in frames),
         frame_numbers=tuple(frame.index + 1 for frame in frames),
+        suv=suv,
     )
     return replace(series.layout.geometry, dicom=(identity,))

@@ -1,0 +1,285 @@
+"""Write the measures of the lesions of a scan as a DICOM structured report (template TID 1500).
+
+Each lesion has two measurement groups with the same tracking identifier. The standard does not allow coordinates in a
+group that refers to a segment (TID 1411). The end points of the axes therefore stand in a second group (TID 1501).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodeContentItem,
+    CodedConcept,
+    Comprehensive3DSR,
+    ContainerContentItem,
+    ContentSequence,
+    CoordinatesForMeasurement3D,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    GraphicTypeValues3D,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    ReferencedSegment,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    SourceImageForSegmentation,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as DicomCode
+from pydicom.uid import generate_uid
+
+from detseg3d.core.codes import LESION
+from detseg3d.core.errors import DetSeg3DError
+from detseg3d.exports.dicom.export import Export, coded, identify
+from detseg3d.exports.dicom.source import UTF_8
+from detseg3d.exports.dicom.texts import MANUFACTURER, model_title, serial_number
+from detseg3d.exports.dicom.tracking import tracking_identifier
+from detseg3d.exports.lesion_table import ExportedLesion
+from detseg3d.measures.lesion import ChannelIntensities, LineEnds
+
+__all__ = ["build_report"]
+
+_PROCEDURES = {
+    "CT": codes.cid100.CTUnspecifiedBodyRegion,
+    "MR": codes.cid100.MRIUnspecifiedBodyRegion,
+    "PT": codes.cid100.PETUnspecifiedBodyRegion,
+    "NM": codes.cid100.NMUnspecifiedBodyRegion,
+}
+_QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
+_SUV = CodedConcept("126401", "DCM", "SUVbw")
+_VOXEL_VALUE = CodedConcept("VOXEL_VALUE", "99DETSEG3D", "Voxel value")
+
+
+def build_report(export: Export, segmentation: Dataset | None, series_number: int) -> Comprehensive3DSR:
+    """Return the structured report of a scan.
+
+    Without lesions, the report states that none was found. The report is preliminary and not verified.
+
+    Parameters
+    ----------
+    export : Export
+    segmentation : pydicom.Dataset or None
+        The segmentation of the same lesions, to which the report refers; ``None`` if there is no lesion.
+    series_number : int
+        Number of the series that is written.
+
+    Returns
+    -------
+    highdicom.sr.Comprehensive3DSR
+
+    Raises
+    ------
+    DetSeg3DError
+        If there are lesions but no segmentation, so that the measures would not refer to anything.
+    """
+    if export.lesions and segmentation is None:
+        raise DetSeg3DError(
+            "the structured report has no segmentation to which its measures refer",
+            file=export.file,
+            value=f"{len(export.lesions)} lesion(s) without a segmentation",
+            expected="a segmentation of the same lesions",
+            remedy="use --dicom_seg labelmap or --dicom_seg binary, or --no_dicom_sr",
+        )
+    content = _content(export, segmentation)
+    evidence = [*export.source.objects(), *([] if segmentation is None else [segmentation])]
+    report = Comprehensive3DSR(
+        evidence=_with_identity(evidence),
+        content=content,
+        series_instance_uid=str(generate_uid()),
+        series_number=series_number,
+        sop_instance_uid=str(generate_uid()),
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=model_title(export.model),
+        software_versions=export.model.version,
+        device_serial_number=serial_number(export.model),
+        is_complete=True,
+        series_description="Lesions (measurements)",
+        specific_character_set=UTF_8,
+    )
+    identify(report, export.source)
+    return report
+
+
+def _with_identity(evidence: Sequence[Dataset]) -> list[Dataset]:
+    """Return the objects with the attributes that highdicom reads from the first one, empty for now."""
+    first = Dataset()
+    first.update(evidence[0])
+    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
+        setattr(first, keyword, "")
+    first.StudyDate = first.StudyTime = first.ReferringPhysicianName = None
+    return [first, *evidence[1:]]
+
+
+def _content(export: Export, segmentation: Dataset | None) -> MeasurementReport:
+    groups: list[MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations] = []
+    if segmentation is not None:
+        for lesion in export.lesions:
+            groups += [_region_group(export, lesion, segmentation), _axes_group(export, lesion)]
+    observer = ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=str(generate_uid(entropy_srcs=["DetSeg3D device", export.model.digest, export.model.version])),
+            name=MANUFACTURER,
+            manufacturer_name=MANUFACTURER,
+            model_name=model_title(export.model),
+            serial_number=serial_number(export.model),
+        ),
+    )
+    report = MeasurementReport(
+        observation_context=ObservationContext(observer_device_context=observer),
+        procedure_reported=_PROCEDURES.get(export.source.identity.modality, codes.cid100.ImagingProcedure),
+        imaging_measurements=groups or [_placeholder()],
+        title=codes.cid7021.ImagingMeasurementReport,
+    )
+    return report if groups else _stating_no_lesion(report)
+
+
+def _placeholder() -> MeasurementsAndQualitativeEvaluations:
+    return MeasurementsAndQualitativeEvaluations(tracking_identifier=TrackingIdentifier(str(generate_uid()), "none"))
+
+
+def _stating_no_lesion(report: MeasurementReport) -> MeasurementReport:
+    """Replace the measurements by the evaluation "Finding: None" (row 12 of TID 1500).
+
+    highdicom writes only measurements, and an empty container is not allowed.
+    """
+    evaluations = ContainerContentItem(name=_QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
+    contains = RelationshipTypeValues.CONTAINS
+    none = CodeContentItem(name=codes.DCM.Finding, value=codes.SCT.None_, relationship_type=contains)
+    evaluations.ContentSequence = ContentSequence([none])
+    items = [item for item in report[0].ContentSequence if item.name != codes.DCM.ImagingMeasurements]
+    report[0].ContentSequence = ContentSequence([*items, evaluations])
+    return report
+
+
+def _tracking(export: Export, lesion: ExportedLesion) -> TrackingIdentifier:
+    return TrackingIdentifier(uid=export.tracking_uid(lesion), identifier=tracking_identifier(lesion.number))
+
+
+def _algorithm(export: Export) -> AlgorithmIdentification:
+    return AlgorithmIdentification(name=model_title(export.model), version=export.model.version)
+
+
+def _sites(lesion: ExportedLesion) -> list[FindingSite] | None:
+    site = lesion.codes.site
+    return None if site is None else [FindingSite(anatomic_location=coded(site))]
+
+
+def _region_group(
+    export: Export, lesion: ExportedLesion, segmentation: Dataset
+) -> VolumetricROIMeasurementsAndQualitativeEvaluations:
+    """Return the group that refers to the segment of a lesion and to the images that show it."""
+    measures = lesion.measures
+    millimetre = codes.UCUM.Millimeter
+    values = [
+        Measurement(codes.SCT.Volume, measures.volume_mm3, codes.UCUM.CubicMillimeter),
+        Measurement(codes.SCT.LongAxis, measures.long_axis_mm, millimetre),
+        Measurement(codes.SCT.ShortAxis, measures.short_axis_mm, millimetre),
+        Measurement(codes.SCT.Diameter, measures.maximum_diameter_mm, millimetre, derivation=codes.SCT.Maximum),
+        Measurement(codes.DCM.CertaintyOfFinding, 100 * lesion.score, codes.UCUM.Percent),
+    ]
+    for index, channel in enumerate(measures.intensities):
+        values += _intensities(export, index, channel, len(measures.intensities) > 1)
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(export, lesion),
+        referenced_segment=ReferencedSegment(
+            sop_class_uid=segmentation.SOPClassUID,
+            sop_instance_uid=segmentation.SOPInstanceUID,
+            segment_number=lesion.number,
+            source_images=[
+                SourceImageForSegmentation(sop_class, uid, frames) for sop_class, uid, frames in _images(export, lesion)
+            ],
+        ),
+        finding_type=coded(lesion.codes.finding or LESION),
+        finding_category=codes.SCT.MorphologicallyAbnormalStructure,
+        finding_sites=_sites(lesion),
+        algorithm_id=_algorithm(export),
+        measurements=values,
+    )
+
+
+def _axes_group(export: Export, lesion: ExportedLesion) -> MeasurementsAndQualitativeEvaluations:
+    """Return the group with the end points of the axes of a lesion."""
+    measures = lesion.measures
+    lines: list[tuple[DicomCode, float, LineEnds, DicomCode | None]] = [
+        (codes.SCT.LongAxis, measures.long_axis_mm, measures.long_axis_ends, None),
+        (codes.SCT.ShortAxis, measures.short_axis_mm, measures.short_axis_ends, None),
+        (codes.SCT.Diameter, measures.maximum_diameter_mm, measures.maximum_diameter_ends, codes.SCT.Maximum),
+    ]
+    return MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(export, lesion),
+        finding_type=coded(lesion.codes.finding or LESION),
+        finding_category=codes.SCT.MorphologicallyAbnormalStructure,
+        finding_sites=_sites(lesion),
+        algorithm_id=_algorithm(export),
+        measurements=[
+            Measurement(
+                name,
+                value,
+                codes.UCUM.Millimeter,
+                derivation=derivation,
+                referenced_coordinates=[
+                    CoordinatesForMeasurement3D(
+                        graphic_type=GraphicTypeValues3D.POLYLINE,
+                        graphic_data=np.asarray(ends.world, np.float64),
+                        frame_of_reference_uid=export.source.identity.frame_of_reference_uid,
+                    )
+                ],
+            )
+            for name, value, ends, derivation in lines
+        ],
+        source_images=[
+            SourceImageForMeasurementGroup(sop_class, uid, frames) for sop_class, uid, frames in _images(export, lesion)
+        ],
+    )
+
+
+def _images(export: Export, lesion: ExportedLesion) -> list[tuple[str, str, list[int] | None]]:
+    """Return class, identifier and frame numbers of the objects that show a lesion."""
+    frames: dict[tuple[str, str], list[int]] = {}
+    for index in np.flatnonzero((export.slices == lesion.number).any(axis=(1, 2))):
+        plane = export.source.planes[index]
+        numbers = frames.setdefault((plane.sop_class_uid, plane.sop_instance_uid), [])
+        if plane.frame_number is not None:
+            numbers.append(plane.frame_number)
+    return [(sop_class, uid, sorted(numbers) or None) for (sop_class, uid), numbers in frames.items()]
+
+
+def _intensities(export: Export, index: int, channel: ChannelIntensities, named: bool) -> list[Measurement]:
+    """Return mean and standard deviation of a channel; ``named`` adds the name of the channel."""
+    name, unit = _quantity(export, index)
+    pairs = (
+        (channel.mean, codes.SCT.Mean),
+        (channel.standard_deviation, codes.SCT.StandardDeviation),
+        (channel.minimum, codes.SCT.Minimum),
+        (channel.maximum, codes.SCT.Maximum),
+    )
+    identifier = TrackingIdentifier(uid=str(generate_uid()), identifier=channel.channel) if named else None
+    return [
+        Measurement(name, value, unit, derivation=derivation, tracking_identifier=identifier)
+        for value, derivation in pairs
+        if math.isfinite(value)
+    ]
+
+
+def _quantity(export: Export, index: int) -> tuple[DicomCode | CodedConcept, DicomCode]:
+    """Return the coded quantity and the unit of a channel."""
+    modality = export.modality(index)
+    if export.is_suv(index):
+        return _SUV, codes.UCUM.StandardizedUptakeValueBodyWeight
+    if modality == "CT":
+        return codes.DCM.AttenuationCoefficient, codes.UCUM.HounsfieldUnit
+    if modality == "MR":
+        return codes.DCM.MRSignalIntensity, codes.UCUM.NoUnits
+    return _VOXEL_VALUE, codes.UCUM.NoUnits
