@@ -21,6 +21,7 @@ Make a data set from a folder of images and a folder of labels.
 
 Images are named CASE.nii.gz, or CASE_0000.nii.gz, CASE_0001.nii.gz, … if there are several channels. The label of a
 case is named CASE.nii.gz. Formats: .nii .nii.gz .mha .mhd .nrrd .npy, or one subfolder of DICOM files per image.
+Labels may also be DICOM segmentations: CASE.seg.dcm, CASE.dcm, or one file in the subfolder CASE.
 
 The command copies the files, and converts files only if their formats differ. It never changes the originals. The
 result has the layout of nnU-Net: OUTPUT_DIR/DatasetXXX_Name/{dataset.json, imagesTr, labelsTr, imagesTs, labelsTs}."""
@@ -88,6 +89,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--instances", action="store_true", help="labels are instance maps, in which each value is one lesion"
     )
+    parser.add_argument(
+        "--segments",
+        type=Path,
+        metavar="JSON",
+        help='class of each segment of DICOM segmentations: {"LABEL OR NUMBER": "CLASS"}, with null to leave a segment '
+        "out (default: the label of a segment is its class)",
+    )
+    parser.add_argument(
+        "--fractional_threshold",
+        type=fraction,
+        metavar="P",
+        help="lowest fraction of a lesion in DICOM segmentations of the type FRACTIONAL, which are refused otherwise",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a data set that this command wrote earlier")
     add_processes_flag(parser)
     return parser
@@ -121,6 +135,29 @@ def parse_labels(words: Sequence[str] | None) -> dict[str, int] | list[str] | No
     return {name: int(value) for name, _, value in pairs} if all(with_value) else names
 
 
+def _segment_classes(file: Path | None) -> dict[str, str | None] | None:
+    """Read the table of the classes of segments; ``None`` without a table.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the file does not map texts to texts or null.
+    """
+    from detseg3d.system.json_files import read_json
+
+    if file is None:
+        return None
+    table = read_json(file)
+    if not isinstance(table, dict) or not all(value is None or isinstance(value, str) for value in table.values()):
+        raise DetSeg3DError(
+            "the file does not map segments to classes",
+            file=file,
+            value=table,
+            expected='{"LABEL OR NUMBER": "CLASS"}, with null to leave a segment out',
+        )
+    return table
+
+
 def _target(output: Path, name: str | None) -> tuple[Path, str]:
     """Return the folder that will contain the data set, and the name of the data set."""
     if name is not None:
@@ -131,6 +168,7 @@ def _target(output: Path, name: str | None) -> tuple[Path, str]:
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
+    from detseg3d.data.image_source import SegmentRules
     from detseg3d.pipeline.convert import ConvertOptions, convert_folders
 
     output, name = _target(Path(options.output_dir), options.dataset_name)
@@ -145,6 +183,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         suv=options.suv,
         instances=options.instances,
         overwrite=options.overwrite,
+        segments=SegmentRules(_segment_classes(options.segments), options.fractional_threshold),
     )
     folder = convert_folders(options.image_dir, options.label_dir, output, settings, run_of(options))
     show(str(folder))

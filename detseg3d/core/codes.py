@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = ["ClassCodes", "Code", "LESION"]
@@ -54,15 +53,3 @@ class ClassCodes:
         """Return the codes as in dataset.json."""
         parts = {"finding": self.finding, "site": self.site}
         return {name: code.to_json() for name, code in parts.items() if code is not None}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Sequence[str]]) -> ClassCodes:
-        """Return the codes that :meth:`to_json` wrote.
-
-        Examples
-        --------
-        >>> ClassCodes.from_json({"site": ["10200004", "SCT", "Liver"]}).site.meaning
-        'Liver'
-        """
-        parts = {name: Code(*map(str, data[name])) for name in ("finding", "site") if name in data}
-        return cls(parts.get("finding"), parts.get("site"))

@@ -36,7 +36,7 @@ from detseg3d.data.dataset_json import (
     parse_suv_channels,
     parse_training_list,
 )
-from detseg3d.data.folders import RawFolder
+from detseg3d.data.folders import PredictionFolder, RawFolder
 from detseg3d.data.formats.dicom import DICOM_ENDINGS, is_dicom_file
 from detseg3d.data.formats.endings import segmentation_stem, unread_format, unread_images
 from detseg3d.data.image_source import ImageSource
@@ -520,7 +520,10 @@ def images_by_stem(folder: Path, ending: str | None = None) -> dict[str, Path]:
         tuple(path.name for path in unread_images(folder)),
         tuple(path.name for path in segmentations),
     )
-    entries = [entry for entry in entries if entry not in segmentations]
+    results = PredictionFolder(folder)
+    # The DICOM objects of a folder of predictions are results, not a scan.
+    left_out = {*segmentations, *([results.dicom_folder] if results.records_folder.is_dir() else [])}
+    entries = [entry for entry in entries if entry not in left_out]
     for entry in entries:
         if entry.is_dir() and is_dicom_folder(entry):
             stem = entry.name

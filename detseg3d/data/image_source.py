@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detseg3d.core.arrays import Spacing
 from detseg3d.core.geometry import Geometry
 
-__all__ = ["ImageSource"]
+__all__ = ["ImageSource", "SegmentRules"]
+
+
+@dataclass(frozen=True)
+class SegmentRules:
+    """Rules by which a DICOM segmentation becomes a label.
+
+    Attributes
+    ----------
+    classes : mapping of str to str or None, optional
+        Class of each segment by its number or label; ``None`` leaves a segment out. By default the label of a segment
+        is its class.
+    threshold : float, optional
+        Lowest fraction, from 0 to 1, of a lesion in a segmentation of the type ``FRACTIONAL``.
+    """
+
+    classes: Mapping[str, str | None] | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,8 @@ class ImageSource:
     orientation : 9 floats, optional
         Direction cosines of the axes of a ``.npy`` file, as in :attr:`Geometry.direction`; canonical by default. See
         :meth:`oriented_like`.
+    segments : SegmentRules, optional
+        Rules for the segments of a DICOM segmentation.
 
     Examples
     --------
@@ -47,6 +67,7 @@ class ImageSource:
     series: str | None = None
     suv: bool = False
     orientation: tuple[float, ...] | None = None
+    segments: SegmentRules | None = None
 
     @classmethod
     def of(cls, source: str | Path | ImageSource) -> ImageSource:

@@ -210,16 +210,18 @@ def read_label_array(
     """Read a label or instance map as whole numbers.
 
     Labels stored as floating point are accepted if every value is within 0.001 of a whole number. Segmentations of 3D
-    Slicer are read by the rules of :mod:`detseg3d.data.formats.slicer_segmentation`.
+    Slicer are read by the rules of :mod:`detseg3d.data.formats.slicer_segmentation`, and DICOM segmentations by those
+    of :mod:`detseg3d.data.formats.dicom.segmentation`.
 
     Parameters
     ----------
     source : path or ImageSource
         As in :func:`read_image`.
     names : mapping of str to int, optional
-        Value of each label by its name, for segments of 3D Slicer.
+        Value of each label by its name, for segments of 3D Slicer and of DICOM.
     beside : path or ImageSource, optional
-        The image that the label belongs to. If 3D Slicer cropped the label, it is put on the grid of this image.
+        The image that the label belongs to. If 3D Slicer cropped the label, it is put on the grid of this image. A
+        DICOM segmentation is always put on this grid.
 
     Returns
     -------
@@ -267,6 +269,18 @@ def _read_any_label(
             if beside is None:
                 return label, geometry
             return place_on_grid(label, geometry, read_geometry(beside), source.path)
+    if _kind(source) == "dicom" and source.path.is_file():
+        from detseg3d.data.formats.dicom.segmentation import is_segmentation, read_dicom_segmentation
+
+        if is_segmentation(source.path):
+            if beside is None:
+                raise DetSeg3DError(
+                    "a DICOM segmentation is read onto the grid of its image, and the image is unknown",
+                    file=source.path,
+                    remedy="convert images and segmentations with detseg3d_convert",
+                )
+            grid = read_geometry(beside)
+            return read_dicom_segmentation(source.path, grid, names, source.segments), grid
     return read_image(source)
 
 

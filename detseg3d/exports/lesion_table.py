@@ -141,7 +141,7 @@ def _lesion(entry: Any) -> ExportedLesion:
     measures = LesionMeasures.from_json(entry)
     renamed = {"number": entry.get("id"), "class_name": entry.get("class"), "measures": measures}
     codes = entry.get("codes")
-    return ExportedLesion.from_json({**entry, **renamed, "codes": ClassCodes.from_json(codes or {})})
+    return ExportedLesion.from_json({**entry, **renamed, "codes": ClassCodes() if codes is None else codes})
 
 
 def _instance_map(files: PredictionFolder, case_id: str) -> Path:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.arrays import Box
-from detseg3d.core.codes import ClassCodes
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.model_identity import ModelIdentity
 from detseg3d.evaluation.definitions.shape import LesionShape, lesion_shapes
@@ -91,8 +90,6 @@ class PredictedLesion(_Placed):
         Diameter of a sphere of this volume.
     shape : LesionShape
         Long and short axis, surface and sphericity.
-    codes : ClassCodes
-        Codes of the class, from dataset.json.
     """
 
     id: int
@@ -100,7 +97,6 @@ class PredictedLesion(_Placed):
     volume_mm3: float
     diameter_mm: float
     shape: LesionShape
-    codes: ClassCodes = field(default_factory=ClassCodes)
 
     def __repr__(self) -> str:
         return f"PredictedLesion(id={self.id}, {self.class_name}, score={self.score:.3f}, {self.volume_mm3:.4g} mm³)"
@@ -108,7 +104,7 @@ class PredictedLesion(_Placed):
     def to_json(self) -> dict[str, Any]:
         """Return a dict of plain numbers and strings."""
         sizes = {"voxels": self.voxels, "volume_mm3": self.volume_mm3, "diameter_mm": self.diameter_mm}
-        return {"id": self.id, **super().to_json(), **sizes, **self.shape.to_json(), "codes": self.codes.to_json()}
+        return {"id": self.id, **super().to_json(), **sizes, **self.shape.to_json()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -253,7 +249,6 @@ def describe_case(
                 volume_mm3=volume,
                 diameter_mm=(6 * volume / math.pi) ** (1 / 3),
                 shape=lesion_shape,
-                codes=plans.codes.get(plans.class_names[lesion.class_index], ClassCodes()),
             )
         )
     accepted = {index: lesion.id for lesion in merged.lesions for index in (lesion.candidate, *lesion.joined)}

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from detseg3d.core.names import named_like, normal_name
 from detseg3d.data.dataset import RawCase, images_by_stem, list_cases
 from detseg3d.data.dataset_json import parse_labels
 from detseg3d.data.folders import RawFolder
+from detseg3d.data.formats.dicom.segmentation import is_segmentation, read_dicom_segments, segmentation_files
 from detseg3d.data.formats.metaimage import is_whole_metaimage
 from detseg3d.data.formats.nrrd import read_nrrd_header
 from detseg3d.data.formats.slicer_segmentation import read_segments
-from detseg3d.data.image_source import ImageSource
+from detseg3d.data.image_source import ImageSource, SegmentRules
 from detseg3d.data.images import file_ending, read_geometry, read_image, read_label_array, write_image
 from detseg3d.data.instance_classes import InstanceClasses, instance_class_record, parse_instance_classes
 from detseg3d.data.roots import check_case_id, check_dataset_name
@@ -71,6 +72,8 @@ class ConvertOptions:
         gives the class of each lesion, as in nnDetection (:mod:`detseg3d.data.instance_classes`).
     overwrite : bool
         Replace a data set of this name that was converted before.
+    segments : SegmentRules
+        Classes of the segments of DICOM segmentations, and the threshold of fractional ones.
     """
 
     dataset_name: str = "Dataset001_Converted"
@@ -83,6 +86,7 @@ class ConvertOptions:
     suv: Sequence[str] = ()
     instances: bool = False
     overwrite: bool = False
+    segments: SegmentRules = field(default_factory=SegmentRules)
 
 
 def convert_folders(
@@ -99,8 +103,9 @@ def convert_folders(
 
     Files are copied, so that corrections in the data set do not change the originals. A file is only rewritten to bring
     all files to one format (.mhd becomes .mha, because its voxels lie in a second file), or if a label is a
-    segmentation of 3D Slicer, which is resampled to the grid of its image
-    (:mod:`detseg3d.data.formats.slicer_segmentation`). A conversion that fails leaves no incomplete data set.
+    segmentation of 3D Slicer or DICOM. A segmentation is put on the grid of its image
+    (:mod:`detseg3d.data.formats.slicer_segmentation`, :mod:`detseg3d.data.formats.dicom.segmentation`). A conversion
+    that fails leaves no incomplete data set.
 
     Parameters
     ----------
@@ -192,16 +197,20 @@ def _with_read_options(
         raise DetSeg3DError(
             "the channel to convert to SUV does not exist", value=unknown, expected=f"some of {list(channels)}"
         )
-    return tuple(_read_as(case, spacing, options.series, [name in options.suv for name in channels]) for case in cases)
+    flags = [name in options.suv for name in channels]
+    return tuple(_read_as(case, spacing, options.series, flags, options.segments) for case in cases)
 
 
-def _read_as(case: RawCase, spacing: Spacing, series: str | None, suv: Sequence[bool]) -> RawCase:
+def _read_as(
+    case: RawCase, spacing: Spacing, series: str | None, suv: Sequence[bool], segments: SegmentRules
+) -> RawCase:
     """Return the case with the spacing of its .npy files and the options of its DICOM folders."""
     images = tuple(
         replace(image, spacing=spacing, series=series if image.path.is_dir() else None, suv=flag)
         for image, flag in zip(case.images, suv, strict=True)
     )
-    return replace(case, images=images, label=None if case.label is None else replace(case.label, spacing=spacing))
+    label = None if case.label is None else replace(case.label, spacing=spacing, segments=segments)
+    return replace(case, images=images, label=label)
 
 
 def _checked_spacing(spacing: Sequence[float] | None) -> Spacing:
@@ -239,7 +248,7 @@ def _matched_cases(image_folder: Path, label_folder: Path, channel_names: Sequen
         if not folder.is_dir():
             raise DetSeg3DError(f"the folder of {content} does not exist", file=folder, remedy="check the path")
     image_stems = images_by_stem(image_folder)
-    label_stems = named_like(images_by_stem(label_folder), image_stems)
+    label_stems = named_like(_labels_by_stem(label_folder), image_stems)
     if not image_stems:
         list_cases(image_folder, 1)  # raises an error that names the files of the folder
     same_names = _have_same_names(set(map(normal_name, image_stems)), set(map(normal_name, label_stems)))
@@ -275,6 +284,40 @@ def _matched_cases(image_folder: Path, label_folder: Path, channel_names: Sequen
     return cases
 
 
+def _labels_by_stem(folder: Path) -> dict[str, Path]:
+    """Return the labels of a folder by name: either DICOM segmentations or images of other formats.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the folder holds both, because two labels of one case could then be confused.
+    """
+    segmentations = segmentation_files(folder)
+    if not segmentations:
+        return images_by_stem(folder)
+    others = sorted(path.name for path in folder.iterdir() if file_ending(path) is not None)
+    if others:
+        raise DetSeg3DError(
+            "the folder of labels holds DICOM segmentations and labels of other formats",
+            file=folder,
+            value=others[:5],
+            expected="labels of one kind",
+            remedy="put the labels of one kind into a separate folder",
+        )
+    return segmentations
+
+
+def _is_segmentation(label: Path) -> bool:
+    """Return whether a label consists of named segments, so that it must be read with its image."""
+    if file_ending(label) == ".nrrd":
+        return bool(read_segments(label))
+    return _is_dicom(label)
+
+
+def _is_dicom(label: Path) -> bool:
+    return file_ending(label) is None and label.is_file() and is_segmentation(label)
+
+
 def _have_same_names(images: set[str], labels: set[str]) -> bool:
     """Return whether labels have the full names of images. Digits at the end (scan_0001) are then not channels."""
     cases = {stem[:-5] for stem in images if _CHANNEL.fullmatch(stem)}
@@ -290,13 +333,18 @@ def _channel_count(images: set[str]) -> int:
 def _segment_values(
     cases: Sequence[RawCase], labels: Mapping[str, int] | Sequence[str] | None
 ) -> Mapping[str, int] | None:
-    """Return the value of each segment of 3D Slicer by its name; ``None`` if the label values of the files are used.
+    """Return the value of each segment by the name of its class; ``None`` if the label values of the files are used.
 
     With ``labels``, their names decide. Without them, each name must have one value in all files, and each value one
     name.
     """
     if isinstance(labels, Mapping):
         return labels
+    dicom = [case.label for case in cases if case.label is not None and _is_dicom(case.label.path)]
+    if dicom:
+        # Segments of DICOM are numbered in each file anew, so only their names identify a class.
+        classes = {s.class_name for label in dicom for s in read_dicom_segments(label.path, label.segments)}
+        return {name: value for value, name in enumerate(labels or sorted(classes), start=1)}
     found: dict[str, tuple[int, Path]] = {}
     plain = False
     for path in (case.label.path for case in cases if case.label is not None):
@@ -327,7 +375,8 @@ def _segment_values(
 def _values_of(case: RawCase, names: Mapping[str, int] | None) -> dict[int, int]:
     """Return the values of a label and their numbers of voxels."""
     assert case.label is not None
-    label, _ = read_label_array(case.label, names)
+    beside = case.images[0] if _is_dicom(case.label.path) else None
+    label, _ = read_label_array(case.label, names, beside)
     values, counts = np.unique(label, return_counts=True)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
@@ -440,8 +489,8 @@ def _write_case(job: _Job) -> None:
     label_source = job.case.label
     assert label_source is not None
     if job.instance_classes is not None:
-        write_json(instance_class_record(job.instance_classes.of_case(label_source.path)), labels / f"{case_id}.json")
-    if file_ending(label_source.path) == ".nrrd" and read_segments(label_source.path):
+        write_json(instance_class_record(_instance_classes(job, label_source)), labels / f"{case_id}.json")
+    if _is_segmentation(label_source.path):
         label, geometry = read_label_array(label_source, job.segment_values, job.case.images[0])
         write_image(label, geometry, labels / f"{case_id}{ending}")
         return
@@ -450,6 +499,31 @@ def _write_case(job: _Job) -> None:
     if file_ending(label_source.path) == ".npy" and ending != ".npy":
         grid = read_geometry(job.case.images[0])
     _write_file(label_source, labels / f"{case_id}{ending}", grid)
+
+
+def _instance_classes(job: _Job, label: ImageSource) -> dict[int, int]:
+    """Return the index of the class of each lesion of an instance map.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the classes are not stated, or a segment of a DICOM segmentation has an unknown class.
+    """
+    assert job.instance_classes is not None
+    if not _is_dicom(label.path):
+        return job.instance_classes.of_case(label.path)
+    indices = {name.strip().casefold(): index for index, name in enumerate(job.instance_classes.names)}
+    segments = read_dicom_segments(label.path, label.segments)
+    unknown = [f"{s.number}: {s.class_name}" for s in segments if s.class_name.strip().casefold() not in indices]
+    if unknown:
+        raise DetSeg3DError(
+            "segments of the DICOM segmentation do not belong to a class",
+            file=label.path,
+            value=unknown[:10],
+            expected=f"classes among {list(job.instance_classes.names)}",
+            remedy="give the class of each segment in a JSON file after --segments",
+        )
+    return {segment.number: indices[segment.class_name.strip().casefold()] for segment in segments}
 
 
 def _is_whole(source: Path) -> bool:

@@ -15,7 +15,7 @@ from detseg3d.exports.dicom.colours import lesion_colour
 from detseg3d.exports.dicom.export import Export, coded, identify, listing
 from detseg3d.exports.dicom.options import SegmentationKind
 from detseg3d.exports.dicom.source import UTF_8
-from detseg3d.exports.dicom.texts import MANUFACTURER, lesion_label, model_title, serial_number
+from detseg3d.exports.dicom.texts import MANUFACTURER, as_short_text, lesion_label, model_title, serial_number
 from detseg3d.exports.dicom.tracking import tracking_identifier
 from detseg3d.exports.lesion_table import ExportedLesion
 
@@ -92,7 +92,7 @@ def build_segmentation(export: Export, kind: SegmentationKind, series_number: in
 
 
 def _describe(export: Export, lesion: ExportedLesion) -> SegmentDescription:
-    return SegmentDescription(
+    description = SegmentDescription(
         segment_number=lesion.number,
         segment_label=lesion_label(lesion.number, lesion.class_name, lesion.score),
         segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
@@ -109,3 +109,6 @@ def _describe(export: Export, lesion: ExportedLesion) -> SegmentDescription:
         anatomic_regions=None if lesion.codes.site is None else [coded(lesion.codes.site)],
         display_color=CIELabColor.from_rgb(*lesion_colour(lesion.number)),
     )
+    # detseg3d_convert reads the class of a segment here.
+    description.SegmentDescription = as_short_text(lesion.class_name)
+    return description

@@ -5,7 +5,7 @@ from __future__ import annotations
 from detseg3d.core.model_identity import ModelIdentity
 from detseg3d.exports.dicom.tracking import tracking_identifier
 
-__all__ = ["MANUFACTURER", "as_long_string", "lesion_label", "model_title", "serial_number"]
+__all__ = ["MANUFACTURER", "as_long_string", "as_short_text", "lesion_label", "model_title", "serial_number"]
 
 MANUFACTURER = "DetSeg3D"
 _MAX_LENGTH = 64  # the value representation LO
@@ -37,6 +37,11 @@ def as_long_string(text: str) -> str:
     """
     text = "".join(character if character.isprintable() else " " for character in text.replace("\\", "/"))
     return text if len(text) <= _MAX_LENGTH else text[: _MAX_LENGTH - 1] + "…"
+
+
+def as_short_text(text: str) -> str:
+    """Return a text that the value representation ST can hold: printable, at most 1024 characters."""
+    return "".join(character if character.isprintable() else " " for character in text)[:1024]
 
 
 def lesion_label(number: int, class_name: str, score: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from pydicom.data import get_testdata_file
 from detseg3d.core.arrays import Array
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_geometry, read_image, write_image
-from detseg3d.inference.prediction_files import dicom_record
 from detseg3d.measures.lesion import ChannelIntensities, LesionMeasures, LineEnds
 from tests.data.formats.dicom.builders import (
     AXIAL,
@@ -131,7 +130,7 @@ class Results:
             "case_id": self.case_id,
             "model": {"name": "Dataset007_Test", "digest": "ab" * 32, "version": "1.2.3"},
             "lesions": [self._lesion(number, image.array, instances) for number in self.numbers],
-            **(dicom_record(geometry) if self.with_identity else {}),
+            **({"dicom": [asdict(entry) for entry in geometry.dicom if entry]} if self.with_identity else {}),
         }
         self.record.parent.mkdir(parents=True, exist_ok=True)
         self.record.write_text(json.dumps(record), encoding="utf-8")
@@ -170,7 +169,13 @@ class Results:
         )
         box = [*places.min(axis=0).tolist(), *places.max(axis=0).tolist()]
         entry = {"id": number, "class": "Läsion", "label": 1, "score": 0.5 + 0.1 * number, "box": box}
-        return {**measures.to_json(), **entry, "codes": self.codes}
+        return {
+            **measures.to_json(),
+            **entry,
+            "codes": {
+                kind: dict(zip(("value", "scheme", "meaning"), code, strict=True)) for kind, code in self.codes.items()
+            },
+        }
 
 
 def true_lesions(instances: Path) -> dict[tuple[int, ...], int]:
