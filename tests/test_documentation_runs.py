@@ -38,7 +38,7 @@ NOT_RUN = {
     "README": 1,  # make
     "install": 3,  # make and pip
     "cluster": 2,  # SLURM, several GPUs
-    "dicom": 1,  # labels drawn on DICOM
+    "dicom": 2,  # labels and segmentations drawn on DICOM
     "from_nndetection": 2,  # data of nnDetection
     "from_nnunet": 1,  # results of nnU-Net
     "other_tools": 2,  # MONAI, napari

@@ -71,10 +71,9 @@ def add_dicom_flags(parser: argparse._ActionsContainer, default: str) -> None:
     report.add_argument(
         "--dicom_sr",
         action="store_true",
-        default=None,
         help="write a DICOM structured report with the measures of each lesion (default, with a segmentation)",
     )
-    report.add_argument("--no_dicom_sr", action="store_false", dest="dicom_sr", help="write no structured report")
+    report.add_argument("--no_dicom_sr", action="store_true", help="write no structured report")
     parser.add_argument("--rtstruct", action="store_true", help="also write the contours as a DICOM RT structure set")
 
 
@@ -89,7 +88,7 @@ def dicom_options(options: argparse.Namespace) -> DicomOptions | None:
     from detseg3d.exports.dicom.options import DicomOptions, SegmentationKind
 
     kind = None if options.dicom_seg == "none" else SegmentationKind(options.dicom_seg or "labelmap")
-    report = kind is not None if options.dicom_sr is None else options.dicom_sr
+    report = options.dicom_sr or (kind is not None and not options.no_dicom_sr)
     if kind is None and not report and not options.rtstruct:
         return None
     return DicomOptions(kind, report, options.rtstruct)

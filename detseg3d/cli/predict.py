@@ -277,7 +277,7 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         save_probabilities=options.save_probabilities,
         save_candidates=options.save_candidates,
         show_progress=not options.no_progress,
-        dicom=dicom,
+        dicom=dicom if _requested_dicom(options) else None,
         dicom_is_required=_requested_dicom(options) != [],
     )
     failures = predict_cases(predictor, cases, options.output, input_options, output)
@@ -295,7 +295,7 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
 
 def _requested_dicom(options: argparse.Namespace) -> list[str]:
     """Return the flags that request DICOM objects; without flags, they are written only for scans in DICOM."""
-    requested = {"dicom_seg": options.dicom_seg not in (None, "none"), "dicom_sr": options.dicom_sr is True}
+    requested = {"dicom_seg": options.dicom_seg not in (None, "none"), "dicom_sr": options.dicom_sr}
     return [flag for flag, is_given in {**requested, "rtstruct": options.rtstruct}.items() if is_given]
 
 

@@ -23,6 +23,7 @@ NEEDED = {
     "train": "1 0",
     "consolidate": "1",
     "predict": "-i a -o b -m c",
+    "export_dicom": "-i a --source b -o c",
     "evaluate": "-gt a -pred b",
     "visualize": "--image a --pred b --output c",
     "export_model": "1 -o a.safetensors",

@@ -15,6 +15,7 @@ import pytest
 import SimpleITK
 
 from detseg3d.core.geometry import Geometry
+from detseg3d.core.version import __version__
 from detseg3d.data.images import read_image
 from detseg3d.evaluation.definitions.shape import lesion_shapes
 from detseg3d.inference.prediction_files import clear_cases, is_exported, write_case, write_tables
@@ -112,6 +113,7 @@ def test_the_record_holds_the_whole_description(prediction: Prediction, tmp_path
     write_case(prediction, "a", tmp_path, ".mha")
     assert read_record(tmp_path) == {
         "case_id": "a",
+        "model": {"name": "", "digest": "", "version": __version__},
         "shape": [8, 9, 10],
         "spacing": [3.0, 0.5, 0.75],
         "axes": AXES,

@@ -116,10 +116,9 @@ def _reference(sop_class_uid: str, sop_instance_uid: str, frame_number: int | No
 
 def _contours(export: Export, number: int) -> Iterator[Dataset]:
     """Yield the contours of a lesion, slice by slice."""
-    mask = export.slices == number
-    for index in np.flatnonzero(mask.any(axis=(1, 2))):
+    for index in export.planes[number]:
         plane = export.source.planes[index]
-        for outline in outlines(mask[index]):
+        for outline in outlines(export.slices[index] == number):
             points = _in_patient(export, plane, outline)
             contour = Dataset()
             contour.ContourImageSequence = [_reference(plane.sop_class_uid, plane.sop_instance_uid, plane.frame_number)]

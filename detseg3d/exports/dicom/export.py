@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class Export:
 
     def __post_init__(self) -> None:
         stated = [lesion.number for lesion in self.lesions]
-        present = [int(number) for number in np.unique(self.slices) if number]
+        present = sorted(self.planes)
         if stated != present:
             raise DetSeg3DError(
                 "the instance map and the record name different lesions",
@@ -61,6 +62,15 @@ class Export:
                 expected=f"lesions {listing(stated)}, as in the record",
                 remedy="predict the case again",
             )
+
+    @cached_property
+    def planes(self) -> dict[int, tuple[int, ...]]:
+        """Indices of the slices that show each lesion, by its number."""
+        planes: dict[int, list[int]] = {}
+        for index, numbers in enumerate(map(np.unique, self.slices)):
+            for number in numbers.tolist():
+                planes.setdefault(number, []).append(index)
+        return {number: tuple(indices) for number, indices in planes.items() if number}
 
     def tracking_uid(self, lesion: ExportedLesion) -> str:
         """Return the Tracking UID of a lesion, which is the same in every export."""

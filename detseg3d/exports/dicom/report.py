@@ -248,7 +248,7 @@ def _axes_group(export: Export, lesion: ExportedLesion) -> MeasurementsAndQualit
 def _images(export: Export, lesion: ExportedLesion) -> list[tuple[str, str, list[int] | None]]:
     """Return class, identifier and frame numbers of the objects that show a lesion."""
     frames: dict[tuple[str, str], list[int]] = {}
-    for index in np.flatnonzero((export.slices == lesion.number).any(axis=(1, 2))):
+    for index in export.planes[lesion.number]:
         plane = export.source.planes[index]
         numbers = frames.setdefault((plane.sop_class_uid, plane.sop_instance_uid), [])
         if plane.frame_number is not None:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.config import disable_value_validation
-from pydicom.pixels import iter_pixels
+from pydicom.pixels.utils import iter_pixels
 
 from detseg3d.core.arrays import Array, FloatArray
 from detseg3d.core.errors import DetSeg3DError
@@ -193,9 +193,10 @@ def _segments(path: Path, dataset: Dataset, rules: SegmentRules) -> tuple[DicomS
         if number == 0:
             continue  # the background of a label map
         description = str(item.get("SegmentDescription", "")).strip()
-        class_name: str | None = description if is_own and description else label
+        stated = description if is_own and description else label
+        class_name: str | None = stated
         if rules.classes is not None:
-            known = [key for key in (str(number), label, class_name) if key in rules.classes]
+            known = [key for key in (str(number), label, stated) if key in rules.classes]
             if not known:
                 unknown.append(f"{number}: {label}")
                 continue
