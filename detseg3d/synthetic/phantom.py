@@ -20,7 +20,18 @@ from scipy import fft, ndimage
 from detseg3d.core.arrays import Spacing
 from detseg3d.core.errors import DetSeg3DError
 
-__all__ = ["SyntheticCase", "simulate_case"]
+__all__ = [
+    "Canvas",
+    "Mask",
+    "Point",
+    "SyntheticCase",
+    "Volume",
+    "acquire",
+    "draw_body",
+    "draw_mimics",
+    "inside_weight",
+    "simulate_case",
+]
 
 
 Volume = npt.NDArray[np.float32]
@@ -52,8 +63,18 @@ class SyntheticCase:
     label: npt.NDArray[np.uint8]
 
 
-class _Canvas:
-    """A grid in millimetres with functions to draw on it."""
+class Canvas:
+    """A grid in millimetres with functions to draw on it.
+
+    Parameters
+    ----------
+    shape : 3 ints
+        Voxels ``(z, y, x)``.
+    spacing : 3 floats
+        Millimetres ``(z, y, x)``.
+    seed : sequence of int
+        Seed of all random numbers of the canvas.
+    """
 
     def __init__(self, shape: Shape, spacing: Spacing, seed: Sequence[int]) -> None:
         self.shape = shape
@@ -109,7 +130,7 @@ class _Canvas:
         return None
 
 
-def _inside(radius: Volume, edge: float, scale: float, width: float = 1.0) -> Volume:
+def inside_weight(radius: Volume, edge: float, scale: float, width: float = 1.0) -> Volume:
     """Return a soft step from 1 (``radius`` below ``edge``) to 0 (above it).
 
     The step is ``width`` mm wide. A ``radius`` of 1 measures ``scale`` mm.
@@ -117,7 +138,7 @@ def _inside(radius: Volume, edge: float, scale: float, width: float = 1.0) -> Vo
     return np.clip((edge - radius) * np.float32(scale / width) + np.float32(0.5), 0, 1)
 
 
-def _blob(canvas: _Canvas, center: Point, diameter: float, roughness: float) -> tuple[Slices, Volume]:
+def _blob(canvas: Canvas, center: Point, diameter: float, roughness: float) -> tuple[Slices, Volume]:
     """Return the window and the normalised radius (below 1 inside) of a connected, irregular ellipsoid."""
     random = canvas.random
     axes = np.exp(random.normal(0, 0.22, 3))
@@ -140,7 +161,7 @@ def _blob(canvas: _Canvas, center: Point, diameter: float, roughness: float) -> 
     return slices, radius
 
 
-def _draw_vessel(canvas: _Canvas, image: Volume, tissue: Mask, start: Point) -> None:
+def _draw_vessel(canvas: Canvas, image: Volume, tissue: Mask, start: Point) -> None:
     """Draw a winding bright tube in the tissue as balls along a random walk."""
     random = canvas.random
     radius, brightness = random.uniform((0.7, 130), (1.4, 175))
@@ -157,7 +178,7 @@ def _draw_vessel(canvas: _Canvas, image: Volume, tissue: Mask, start: Point) -> 
         image[slices] = np.maximum(image[slices], image[slices] * (1 - weight) + brightness * weight)
 
 
-def _draw_body(canvas: _Canvas) -> tuple[Volume, Mask, Mask, Mask]:
+def draw_body(canvas: Canvas) -> tuple[Volume, Mask, Mask, Mask]:
     """Return the image without lesions, and the masks of tissue, of ventricles and of air."""
     random = canvas.random
     center = canvas.size * (0.5 + random.uniform(-0.03, 0.03, 3))
@@ -176,12 +197,12 @@ def _draw_body(canvas: _Canvas) -> tuple[Volume, Mask, Mask, Mask]:
     ]
     image = np.full(canvas.shape, AIR, np.float32)
     layers = [
-        (_inside(body, 1.0, scale), SKIN * random.uniform(0.9, 1.1)),
-        (_inside(body, 0.94, scale), GAP),
-        (_inside(body, 0.87, scale), OUTER_TISSUE),
-        (_inside(body + 0.06 * folds, 0.74, scale), INNER_TISSUE),
-        *((_inside(nucleus * (1 + 0.06 * folds), 1.0, 0.14 * scale), OUTER_TISSUE + 6) for nucleus in nuclei),
-        (_inside(ventricles, 1.0, float(ventricle_axes.mean())), FLUID),
+        (inside_weight(body, 1.0, scale), SKIN * random.uniform(0.9, 1.1)),
+        (inside_weight(body, 0.94, scale), GAP),
+        (inside_weight(body, 0.87, scale), OUTER_TISSUE),
+        (inside_weight(body + 0.06 * folds, 0.74, scale), INNER_TISSUE),
+        *((inside_weight(nucleus * (1 + 0.06 * folds), 1.0, 0.14 * scale), OUTER_TISSUE + 6) for nucleus in nuclei),
+        (inside_weight(ventricles, 1.0, float(ventricle_axes.mean())), FLUID),
     ]
     for weight, intensity in layers:
         image += weight * (np.float32(intensity) - image)
@@ -190,7 +211,7 @@ def _draw_body(canvas: _Canvas) -> tuple[Volume, Mask, Mask, Mask]:
     return image, tissue, ventricles < 0.9, body > 1.06
 
 
-def _draw_mimics(canvas: _Canvas, image: Volume, tissue: Mask, fluid: Mask, air: Mask) -> Mask:
+def draw_mimics(canvas: Canvas, image: Volume, tissue: Mask, fluid: Mask, air: Mask) -> Mask:
     """Draw bright structures that are not lesions, and return the mask of the voxels that lesions must avoid."""
     random = canvas.random
     taken = np.zeros(canvas.shape, bool)
@@ -210,13 +231,13 @@ def _draw_mimics(canvas: _Canvas, image: Volume, tissue: Mask, fluid: Mask, air:
         if center is not None:
             slices, radius = _blob(canvas, center, random.uniform(8, 13), 0.15)
             shell = np.exp(-(((radius - 0.85) / 0.2) ** 2)) * tissue[slices]
-            core = _inside(radius, 0.7, 5.0) * tissue[slices]
+            core = inside_weight(radius, 0.7, 5.0) * tissue[slices]
             image[slices] += core * (FLUID - image[slices]) + shell * random.uniform(30, 50)
             taken[slices] |= radius < 1.3
     return taken
 
 
-def _draw_lesions(canvas: _Canvas, image: Volume, tissue: Mask, taken: Mask) -> npt.NDArray[np.uint8]:
+def _draw_lesions(canvas: Canvas, image: Volume, tissue: Mask, taken: Mask) -> npt.NDArray[np.uint8]:
     """Draw lesions with at least two voxels between them, and return the label."""
     random = canvas.random
     label = np.zeros(canvas.shape, np.uint8)
@@ -243,7 +264,7 @@ def _is_clear(label: npt.NDArray[np.uint8], slices: Slices, inside: Mask) -> boo
     return not np.any(label[near][ndimage.binary_dilation(mask, CUBE, iterations=2)])
 
 
-def _draw_lesion(canvas: _Canvas, image: Volume, free: Mask, label: npt.NDArray[np.uint8], diameter: float) -> bool:
+def _draw_lesion(canvas: Canvas, image: Volume, free: Mask, label: npt.NDArray[np.uint8], diameter: float) -> bool:
     """Try to draw one lesion at a random place, and return whether it fitted."""
     random = canvas.random
     center = canvas.place_in(free)
@@ -265,6 +286,26 @@ def _draw_lesion(canvas: _Canvas, image: Volume, free: Mask, label: npt.NDArray[
     image[slices] += np.float32(contrast) * (profile + 0.5 * halo).astype(np.float32)
     label[slices][inside] = 1
     return True
+
+
+def acquire(canvas: Canvas, image: Volume) -> npt.NDArray[np.int16]:
+    """Return the scan of an image without noise.
+
+    The scanner adds uneven sensitivity, noise on both parts of the complex signal (so that the magnitude has a Rician
+    distribution), and an arbitrary gain.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        Grid of the scan, with the random numbers of the scanner.
+    image : ndarray of float32, shape ``(Z, Y, X)``
+        Intensities without noise. The array is not changed.
+    """
+    image = image * np.exp(0.12 * canvas.smooth_noise(0.3 * float(canvas.size.min())))
+    noise = NOISE * canvas.random.standard_normal((2, *canvas.shape), dtype=np.float32)
+    magnitude = np.sqrt((image + noise[0]) ** 2 + noise[1] ** 2)
+    gain = 3 * np.exp(canvas.random.normal(0, 0.25))
+    return np.round(gain * magnitude).astype(np.int16)
 
 
 def simulate_case(
@@ -307,16 +348,10 @@ def simulate_case(
         raise DetSeg3DError("the volume is too small for a body", value=shape, expected="at least 16 voxels per axis")
     if not all(np.isfinite(spacing)) or min(spacing) <= 0:
         raise DetSeg3DError("the spacing must be positive", value=spacing, expected="three numbers greater than 0")
-    canvas = _Canvas(shape, spacing, seed)
-    image, tissue, fluid, air = _draw_body(canvas)
-    taken = _draw_mimics(canvas, image, tissue, fluid, air)
+    canvas = Canvas(shape, spacing, seed)
+    image, tissue, fluid, air = draw_body(canvas)
+    taken = draw_mimics(canvas, image, tissue, fluid, air)
     label = np.zeros(shape, np.uint8)
     if lesions:
         label = _draw_lesions(canvas, image, tissue, taken)
-    # Effects of the scanner: uneven sensitivity, noise on both parts of the complex signal (so that the magnitude has a
-    # Rician distribution), and an arbitrary gain.
-    image *= np.exp(0.12 * canvas.smooth_noise(0.3 * float(canvas.size.min())))
-    noise = NOISE * canvas.random.standard_normal((2, *shape), dtype=np.float32)
-    magnitude = np.sqrt((image + noise[0]) ** 2 + noise[1] ** 2)
-    gain = 3 * np.exp(canvas.random.normal(0, 0.25))
-    return SyntheticCase(np.round(gain * magnitude).astype(np.int16), label)
+    return SyntheticCase(acquire(canvas, image), label)
