@@ -289,7 +289,7 @@ def _masks(
     """Yield number, mask ``(Y, X)`` and place of the segments of each frame."""
     kind = str(dataset.get("SegmentationType", "BINARY"))
     shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), Dataset())
-    frames = iter_pixels(dataset, raw=True)
+    frames = _bit_frames(dataset) if _has_packed_bits(dataset) else iter_pixels(dataset, raw=True)
     for own, frame in zip(dataset.PerFrameFunctionalGroupsSequence, frames, strict=True):
         place = _place(path, own, shared)
         if kind == "LABELMAP":
@@ -310,6 +310,25 @@ def _masks(
             yield number, mask & (frame > 0), place
         else:
             yield number, frame != 0, place
+
+
+def _has_packed_bits(dataset: Dataset) -> bool:
+    return int(dataset.BitsAllocated) == 1 and not dataset.file_meta.TransferSyntaxUID.is_compressed
+
+
+def _bit_frames(dataset: Dataset) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield the frames of uncompressed bits.
+
+    Frames follow each other without padding, so a frame may begin inside a byte. ``iter_pixels`` of pydicom 3.0 raises
+    an error for such frames.
+    """
+    packed = np.frombuffer(dataset.PixelData, np.uint8)
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    size = rows * columns
+    for index in range(int(dataset.NumberOfFrames)):
+        first, last = index * size, (index + 1) * size
+        bits = np.unpackbits(packed[first // 8 : -(-last // 8)], bitorder="little")
+        yield bits[first % 8 : first % 8 + size].reshape(rows, columns)
 
 
 def _group(path: Path, own: Dataset, shared: Dataset, keyword: str) -> Dataset:

@@ -25,7 +25,7 @@ from detseg3d.data.image_source import SegmentRules
 from detseg3d.data.images import read_geometry
 from tests.data.formats.dicom.builders import SeriesBuilder, save, uid
 
-SHAPE = (5, 8, 7)
+SHAPE = (5, 9, 7)  # frames of bits that begin inside a byte
 OBLIQUE = (0.8, 0.6, 0.0, -0.48, 0.64, 0.6)
 REMOVED = {"PatientBirthDate": "", "PatientSex": "", "AccessionNumber": "", "StudyID": ""}
 
