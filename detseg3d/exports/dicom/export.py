@@ -97,7 +97,7 @@ def identify(written: Any, source: SourceSeries) -> None:
     header = Dataset()
     header.update(source.header)
     # highdicom chooses the attributes by the class of the object, and knows only the standard classes.
-    header.SOPClassUID = CTImageStorage
+    header.SOPClassUID, header.SOPInstanceUID = CTImageStorage, written.SOPInstanceUID
     written.copy_patient_and_study_information(header)
 
 

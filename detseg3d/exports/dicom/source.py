@@ -26,6 +26,14 @@ UTF_8 = "ISO_IR 192"
 """Character set of all written objects. It holds names of patients and of classes in any language."""
 
 _MAX_ELEMENT_BYTES = 1 << 20
+_COPIED_GROUPS = (0x0010, 0x0012)  # patient and clinical trial
+_COPIED = (
+    *("SpecificCharacterSet", "StudyID", "StudyDate", "StudyTime", "StudyDescription", "AccessionNumber"),
+    *("ReferringPhysicianName", "ReferringPhysicianIdentificationSequence", "ConsultingPhysicianName"),
+    *("PhysiciansOfRecord", "NameOfPhysiciansReadingStudy", "AdmittingDiagnosesDescription", "ProcedureCodeSequence"),
+    *("IssuerOfAccessionNumberSequence", "TimezoneOffsetFromUTC", "PositionReferenceIndicator", "Units"),
+)
+_LOSSY = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
 
 
@@ -149,7 +157,7 @@ class SourceSeries:
         dataset.SpacingBetweenSlices = _decimal(self.geometry.spacing[0])
         dataset.ImageOrientationPatient = [_decimal(value) for value in self.orientation]
         dataset.ImagePositionPatient = [_decimal(value) for value in plane.position]
-        for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        for keyword in _LOSSY:
             if keyword in self.header:
                 dataset[keyword] = self.header[keyword]
         return dataset
@@ -281,26 +289,22 @@ def _plane(frame: Frame) -> SourcePlane:
 
 
 def _read_header(path: Path) -> Dataset:
-    """Read the attributes of an object, except large values and the functional groups of the frames."""
+    """Read the attributes of an object that results copy. Other attributes may be damaged."""
     dataset = dcmread(path, stop_before_pixels=True, force=True, defer_size=_MAX_ELEMENT_BYTES)
     header = Dataset()
-    for element in dataset.group_dataset(0x0008), dataset.group_dataset(0x0010), dataset.group_dataset(0x0012):
-        header.update(element)
-    for keyword in ("StudyID", "PositionReferenceIndicator", "Units", "BodyPartExamined"):
-        if keyword in dataset:
-            header[keyword] = dataset[keyword]
-    for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if keyword in dataset:
-            header[keyword] = dataset[keyword]
     try:
+        for group in _COPIED_GROUPS:
+            header.update(dataset.group_dataset(group))
+        for keyword in (*_COPIED, *_LOSSY):
+            if keyword in dataset:
+                header[keyword] = dataset[keyword]
         header.decode()  # text of any character set, so that it can be written in UTF-8
     except Exception as error:
         raise DetSeg3DError(
-            f"the text of the DICOM file cannot be decoded: {error}",
+            f"patient and study of the DICOM file cannot be read: {error}",
             file=path,
-            value=str(dataset.get("SpecificCharacterSet", "")),
-            expected="the character set in which the text is written",
-            remedy="correct SpecificCharacterSet",
+            expected="values that the DICOM standard allows, in the stated character set",
+            remedy="correct the attributes of patient and study, or SpecificCharacterSet",
         ) from error
     header.SpecificCharacterSet = UTF_8
     return header
