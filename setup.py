@@ -18,6 +18,7 @@ COMMANDS = (
     "pretrain",
     "consolidate",
     "predict",
+    "export_viewers",
     "export_model",
     "install_model",
     "export_dicom",

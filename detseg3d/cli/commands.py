@@ -57,6 +57,7 @@ COMMANDS = (
     Command("export_dicom", "write results as DICOM segmentations and reports"),
     Command("evaluate", "compare predictions with labels"),
     Command("visualize", "draw the lesions of a case"),
+    Command("export_viewers", "write files for 3D Slicer, ITK-SNAP and interactive segmentation"),
     Command("export_model", "write a trained model as one file"),
     Command("install_model", "install a model from a file"),
     Command("completion", "print a script that completes commands and flags in a shell"),

@@ -131,6 +131,11 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         help="also write the masks of all candidates, including rejected ones, to candidates/CASE.npz",
     )
     group.add_argument(
+        "--also",
+        metavar="FORMATS",
+        help="also write files for other programs: some of slicer,itksnap,prompts, separated by commas",
+    )
+    group.add_argument(
         "--memory_gb",
         type=positive_float,
         metavar="GB",
@@ -213,6 +218,10 @@ def _run(options: argparse.Namespace) -> CommandResult:
         raise DetSeg3DError(
             "--part_id is out of range", value=options.part_id, expected=f"0 to {options.num_parts - 1}"
         )
+    if options.also is not None:
+        from detseg3d.exports.viewers.export import parse_formats
+
+        parse_formats(options.also)
     # The input is checked first, because importing torch and loading the model take long.
     check_input(options.input)
     model = options.model or resolve_dataset(results_root(options.results), options.dataset)
@@ -249,6 +258,7 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
     single = _single_file(options, len(cases))
     cases = cases[options.part_id :: options.num_parts]
 
+    from detseg3d.exports.viewers.export import parse_formats
     from detseg3d.inference.load import LoadOptions
     from detseg3d.inference.predictor import Predictor
     from detseg3d.pipeline.predict import OutputOptions, predict_cases, predict_file
@@ -276,6 +286,7 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         continue_prediction=options.continue_prediction,
         save_probabilities=options.save_probabilities,
         save_candidates=options.save_candidates,
+        viewer_formats=() if options.also is None else parse_formats(options.also),
         show_progress=not options.no_progress,
         dicom=dicom if _requested_dicom(options) else None,
         dicom_is_required=_requested_dicom(options) != [],
@@ -330,7 +341,9 @@ def _single_file(options: argparse.Namespace, case_count: int) -> bool:
             remedy="give a folder after -o, or one scan after -i",
         )
     given = [
-        flag for flag in ("save_probabilities", "save_candidates", "continue_prediction") if getattr(options, flag)
+        flag
+        for flag in ("save_probabilities", "save_candidates", "continue_prediction", "also")
+        if getattr(options, flag)
     ]
     given += _requested_dicom(options)
     if given:

@@ -194,6 +194,27 @@ class PredictionFolder:
         """Return the path of the stored candidates of a case."""
         return self.candidates_folder / f"{case_id}.npz"
 
+    def slicer_segmentation(self, case_id: str) -> Path:
+        """Return the path of the segmentation of a case for 3D Slicer."""
+        return self.path / "slicer" / f"{case_id}.seg.nrrd"
+
+    def slicer_markups(self, case_id: str) -> Path:
+        """Return the path of the markups of a case for 3D Slicer."""
+        return self.path / "slicer" / f"{case_id}.mrk.json"
+
+    def itksnap_labels(self, case_id: str) -> Path:
+        """Return the path of the label descriptions of a case for ITK-SNAP."""
+        return self.path / "itksnap" / f"{case_id}.txt"
+
+    def prompts(self, case_id: str) -> Path:
+        """Return the path of the prompts of a case for interactive segmentation."""
+        return self.path / "prompts" / f"{case_id}.json"
+
+    def viewer_files(self, case_id: str) -> tuple[Path, ...]:
+        """Return the paths of all files of a case for viewers and interactive segmentation."""
+        slicer = (self.slicer_segmentation(case_id), self.slicer_markups(case_id))
+        return (*slicer, self.itksnap_labels(case_id), self.prompts(case_id))
+
     @property
     def lesion_table(self) -> Path:
         """Table with one row per predicted lesion."""

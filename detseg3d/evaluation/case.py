@@ -11,12 +11,12 @@ import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.arrays import AnyIntArray, BoolArray, FloatArray, IntArray, Spacing, as_spacing
+from detseg3d.core.arrays import AnyIntArray, BoolArray, FloatArray, IntArray, Spacing, as_spacing, as_triple
+from detseg3d.core.geometry import Geometry
 from detseg3d.data.labels import Lesions
 from detseg3d.evaluation.by_class import ByClass
 from detseg3d.evaluation.definitions.outlines import MetricVariants, combine_outlines, measure_outlines
 from detseg3d.evaluation.definitions.presets import PresetInput, PresetResult, preset_case
-from detseg3d.evaluation.definitions.shape import lesion_shapes
 from detseg3d.evaluation.matching import (
     InstanceTable,
     OverlapTable,
@@ -34,6 +34,8 @@ from detseg3d.evaluation.metrics import (
     PanopticCounts,
 )
 from detseg3d.evaluation.scores.froc import ScoredCase, add_scored, scored_case
+from detseg3d.measures.lesion import LesionShape
+from detseg3d.measures.measure import measure_lesions
 
 __all__ = ["as_lesions", "detection_counts", "evaluate_case", "panoptic_counts"]
 
@@ -335,6 +337,11 @@ def class_metrics(table: OverlapTable) -> ClassMetrics:
     )
 
 
+def _lesion_shapes(instances: AnyIntArray, ids: IntArray, spacing: Spacing) -> list[LesionShape]:
+    geometry = Geometry(as_triple(instances.shape), spacing)
+    return [LesionShape.of(measures) for measures in measure_lesions(instances, ids, geometry)]
+
+
 def _lesion_metrics(
     pair: _CasePair, kind: str, class_names: Sequence[str], with_shapes: bool
 ) -> Iterator[LesionMetrics]:
@@ -345,7 +352,7 @@ def _lesion_metrics(
     partner_index = table.prediction_index if side == 0 else table.truth_index
     scores = None if side == 0 else pair.scores
     instances = pair.truth if side == 0 else pair.prediction
-    shapes = lesion_shapes(instances, own.ids, pair.spacing) if with_shapes else None
+    shapes = _lesion_shapes(instances, own.ids, pair.spacing) if with_shapes else None
     matched = {criterion: detect(table, criterion.minimum_iou)[side] for criterion in Criterion}
     best, iou, dice = best_overlaps(table)[side], table.iou, table.dice
     for index in range(len(own)):

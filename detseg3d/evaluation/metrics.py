@@ -16,9 +16,9 @@ from detseg3d.core.enums import StringEnum
 from detseg3d.evaluation.by_class import ByClass
 from detseg3d.evaluation.definitions.outlines import OutlineMetrics
 from detseg3d.evaluation.definitions.presets import PresetResult
-from detseg3d.evaluation.definitions.shape import LesionShape
 from detseg3d.evaluation.definitions.voxels import dice_from_counts
 from detseg3d.evaluation.scores.froc import ScoredCase
+from detseg3d.measures.lesion import LesionShape
 from detseg3d.system.json_records import JsonRecord
 
 __all__ = [
@@ -257,7 +257,7 @@ class LesionMetrics(JsonRecord):
     score : float or None
         Score of a predicted lesion; ``None`` for true lesions and for predictions without scores.
     shape : LesionShape or None
-        Long and short axis, surface area and sphericity; ``None`` if they were not requested.
+        RECIST axes, maximum diameter, surface area and sphericity; ``None`` if they were not requested.
     """
 
     case_id: str

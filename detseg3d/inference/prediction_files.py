@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +40,7 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
 
     ``rois/CASE.json`` is written last, so a case with this file is complete. Voxels, boxes and centres are in the order
     of the scan's file. A model of instance maps with several classes also writes ``instances/CASE.json`` with the class
-    of each lesion. If the prediction has no probabilities, the probabilities of an earlier prediction are removed.
+    of each lesion. Probabilities and exports of an earlier prediction are removed.
 
     Parameters
     ----------
@@ -57,6 +57,8 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
     """
     if prediction.probabilities is None:
         remove_files(PredictionFolder(folder).probabilities(case_id))
+    # Exports of an earlier prediction show other lesions.
+    remove_files(*PredictionFolder(folder).viewer_files(case_id))
     with atomic_files(folder, str(PredictionFolder(Path()).record(case_id))) as place:
         files = PredictionFolder(place)
         semantic, instances = _mask_paths(place, case_id, ending)
@@ -69,7 +71,7 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
             with atomic_path(files.probabilities(case_id)) as temporary, temporary.open("wb") as handle:
                 probabilities = prediction.geometry.stored_order.to_stored(prediction.probabilities)
                 np.savez_compressed(handle, probabilities=probabilities)
-        stored, order = prediction.geometry.as_stored(), prediction.geometry.stored_order
+        stored = prediction.geometry.as_stored()
         record = {
             "case_id": case_id,
             "model": prediction.model.to_json(),
@@ -80,13 +82,8 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
             "limit_reached": prediction.limit_reached,
             "similarity": None if prediction.similarity is None else prediction.similarity.to_json(),
             "expected_recall": None if prediction.expectation is None else prediction.expectation.to_json(),
-            "lesions": [
-                lesion.placed(order.box_to_stored(lesion.box), stored).to_json() for lesion in prediction.lesions
-            ],
-            "candidates": [
-                candidate.placed(order.box_to_stored(candidate.box), stored).to_json()
-                for candidate in prediction.candidates
-            ],
+            "lesions": [lesion.to_stored(prediction.geometry).to_json() for lesion in prediction.lesions],
+            "candidates": [candidate.to_stored(prediction.geometry).to_json() for candidate in prediction.candidates],
             **dicom_record(prediction.geometry),
         }
         write_json(record, files.record(case_id))
@@ -155,6 +152,8 @@ def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
     DetSeg3DError
         If a file cannot be removed.
     """
+    for case_id in case_ids:
+        remove_files(*PredictionFolder(folder).viewer_files(case_id))
     for place in PredictionFolder(folder).case_folders:
         for path in sorted(place.glob("*")):
             is_mask = file_ending(path) is not None and strip_ending(path) in case_ids
@@ -163,10 +162,25 @@ def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
             remove_files(path)
 
 
-_SHAPE_COLUMNS = ("long_axis_mm", "short_axis_mm", "surface_mm2", "sphericity")
-_LESION_COLUMNS = ("id", "class", "score", "volume_mm3", "diameter_mm", "voxels", *_SHAPE_COLUMNS)
+_MEASURE_COLUMNS = (
+    "volume_mm3",
+    "diameter_mm",
+    "voxels",
+    "long_axis_mm",
+    "short_axis_mm",
+    "maximum_diameter_mm",
+    "surface_mm2",
+    "sphericity",
+    "border_distance_mm",
+    "slice_axis",
+    "slice_index",
+)
+_LESION_COLUMNS = ("id", "class", "score", *_MEASURE_COLUMNS)
 _BOX_COLUMNS = tuple(f"{corner}{end}" for end in (0, 1) for corner in "zyx")
 _CENTER_COLUMNS = ("center_x_mm", "center_y_mm", "center_z_mm")
+_LINES = ("long_axis", "short_axis", "maximum_diameter")
+_END_COLUMNS = tuple(f"{line}_{axis}{end}_mm" for line in _LINES for end in (0, 1) for axis in "xyz")
+_INTENSITIES = {"mean": "mean", "sd": "standard_deviation", "min": "minimum", "max": "maximum"}
 _CASE_COLUMNS = (
     "case",
     "lesions",
@@ -206,20 +220,45 @@ def _records(folder: Path) -> list[tuple[Path, int, int]]:
 
 def _tables(records: Sequence[Path]) -> tuple[str, str]:
     """Return the text of both tables."""
-    lesions: list[Sequence[Any]] = [("case", *_LESION_COLUMNS, *_BOX_COLUMNS, *_CENTER_COLUMNS, "unlike_training")]
+    valid: list[Any] = []
+    lesions: list[Sequence[Any]] = []
     cases: list[Sequence[Any]] = [_CASE_COLUMNS]
+    # The channels of all records, because a folder may hold predictions of several models.
+    channels: dict[str, None] = {}
     for path in records:
         try:
             record = read_json(path)
             rows, row = _lesion_rows(record), _case_row(record)
+            names = _channel_names(record)
         except (DetSeg3DError, AttributeError, KeyError, TypeError, ValueError) as error:
             if path.exists():  # else another process is predicting the case again
                 # A damaged record of an earlier prediction must not prevent the tables.
                 logger.warning("%s is not a record of a prediction and is left out of the tables: %s", path, error)
             continue
-        lesions += rows
+        valid.append((record, rows))
+        channels.update(dict.fromkeys(names))
         cases.append(row)
+    intensities = [f"{name}_{channel}" for channel in channels for name in _INTENSITIES]
+    places = (*_BOX_COLUMNS, *_CENTER_COLUMNS, *_END_COLUMNS)
+    lesions.append(("case", *_LESION_COLUMNS, *places, "unlike_training", *intensities))
+    for record, rows in valid:
+        for lesion, row in zip(record["lesions"], rows, strict=True):
+            lesions.append([*row, *_intensity_cells(lesion, channels)])
     return _csv(lesions), _csv(cases)
+
+
+def _channel_names(record: Any) -> list[str]:
+    return [str(entry["channel"]) for lesion in record["lesions"] for entry in lesion["intensities"]]
+
+
+def _intensity_cells(lesion: Any, channels: Iterable[str]) -> list[Any]:
+    """Return the intensities of a lesion in each channel, empty if they were not measured."""
+    measured = {entry["channel"]: entry for entry in lesion["intensities"]}
+    return [
+        _rounded(measured[channel][name]) if channel in measured else ""
+        for channel in channels
+        for name in _INTENSITIES.values()
+    ]
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:
@@ -233,7 +272,8 @@ def _lesion_rows(record: Any) -> list[list[Any]]:
     for lesion in record["lesions"]:
         # Scores are not rounded: rounded scores could be equal, and an evaluation needs their order.
         values = [lesion[name] if name == "score" else _rounded(lesion[name]) for name in _LESION_COLUMNS]
-        place = [_rounded(value) for value in (*lesion["box"], *lesion["center_world"])]
+        ends = [value for line in _LINES for point in lesion[f"{line}_ends"]["world"] for value in point]
+        place = [_rounded(value) for value in (*lesion["box"], *lesion["center_world"], *ends)]
         rows.append([record["case_id"], *values, *place, _unlike(record)])
     return rows
 

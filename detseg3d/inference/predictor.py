@@ -176,7 +176,7 @@ class Predictor:
     ) -> Prediction:
         """Predict a scan ``(C, Z, Y, X)`` in canonical order that lies at ``geometry``."""
         candidates = self.find_candidates(images, geometry)
-        prediction = self.describe(candidates, geometry, keep_probabilities, self.compare(images, geometry))
+        prediction = self.describe(candidates, geometry, keep_probabilities, self.compare(images, geometry), images)
         self.warn_of_limit(prediction, "the scan")
         return replace(prediction, image=images[0])
 
@@ -210,6 +210,7 @@ class Predictor:
         geometry: Geometry,
         keep_probabilities: bool = False,
         similarity: Similarity | None = None,
+        images: npt.NDArray[np.float32] | None = None,
     ) -> Prediction:
         """Merge the candidates of a scan by the plan's thresholds and describe the lesions.
 
@@ -222,6 +223,8 @@ class Predictor:
             Also return the probability maps of the classes.
         similarity : Similarity, optional
             From :meth:`compare`; it becomes part of the result.
+        images : ndarray of float32, shape ``(C, Z, Y, X)``, optional
+            The scan as it was read, in which the intensities of the lesions are measured.
 
         Returns
         -------
@@ -236,7 +239,7 @@ class Predictor:
             require_memory(6 * self.plans.num_classes * math.prod(geometry.shape), "keeping probabilities")
         plans = candidates.calibrated(self.plans)
         merged = candidates.merge(plans, keep_probabilities)
-        prediction = describe_case(merged, candidates.detections, geometry, plans, similarity, candidates.limit)
+        prediction = describe_case(merged, candidates.detections, geometry, plans, similarity, candidates.limit, images)
         return replace(prediction, expectation=self._expectation(similarity), model=self.identity)
 
     def _expectation(self, similarity: Similarity | None) -> Expectation | None:

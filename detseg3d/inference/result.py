@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -11,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.arrays import Box
+from detseg3d.core.codes import ClassCodes
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.model_identity import ModelIdentity
-from detseg3d.evaluation.definitions.shape import LesionShape, lesion_shapes
 from detseg3d.inference.expectation import Expectation
+from detseg3d.measures.lesion import LesionMeasures
+from detseg3d.measures.measure import MeasuredScan, measure_lesions
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Merged
 from detseg3d.planning.appearance.comparison import Similarity
 from detseg3d.planning.plans import Plans
+from detseg3d.system.json_records import plain
 
 __all__ = ["PredictedCandidate", "PredictedLesion", "Prediction", "describe_case"]
 
@@ -57,9 +59,16 @@ class _Placed:
     center: Point
     center_world: Point
 
-    def placed(self: Placed, box: Any, geometry: Geometry) -> Placed:
-        """Return a copy with another box, given in voxel edges of ``geometry``."""
-        return replace(self, **_place(np.asarray(box), geometry))
+    def to_stored(self: Placed, geometry: Geometry) -> Placed:
+        """Return a copy in the axis order of the file instead of canonical order.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            In canonical order, as it was read from the file.
+        """
+        box = geometry.stored_order.box_to_stored(self.box)
+        return replace(self, **_place(np.asarray(box), geometry.as_stored()))
 
     def to_json(self) -> dict[str, Any]:
         """Return a dict of plain numbers and strings; the class name is under ``class``."""
@@ -84,27 +93,41 @@ class PredictedLesion(_Placed):
     ----------
     id : int
         Value of the lesion in the instance map, from 1. The lesion with the best score has 1.
-    voxels : int
-    volume_mm3 : float
-    diameter_mm : float
-        Diameter of a sphere of this volume.
-    shape : LesionShape
-        Long and short axis, surface and sphericity.
+    measures : LesionMeasures
+        Size, axes, surface, intensities and distance to the border of the body.
+    codes : ClassCodes or None
+        Codes of the class for DICOM; ``None`` if dataset.json does not state codes.
     """
 
     id: int
-    voxels: int
-    volume_mm3: float
-    diameter_mm: float
-    shape: LesionShape
+    measures: LesionMeasures
+    codes: ClassCodes | None = None
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels."""
+        return self.measures.voxels
+
+    @property
+    def volume_mm3(self) -> float:
+        """Volume in mm³."""
+        return self.measures.volume_mm3
+
+    @property
+    def diameter_mm(self) -> float:
+        """Diameter in mm of a sphere of the same volume."""
+        return self.measures.diameter_mm
 
     def __repr__(self) -> str:
         return f"PredictedLesion(id={self.id}, {self.class_name}, score={self.score:.3f}, {self.volume_mm3:.4g} mm³)"
 
+    def to_stored(self, geometry: Geometry) -> PredictedLesion:
+        """Return a copy in the axis order of the file instead of canonical order."""
+        return replace(super().to_stored(geometry), measures=self.measures.to_stored(geometry.stored_order))
+
     def to_json(self) -> dict[str, Any]:
         """Return a dict of plain numbers and strings."""
-        sizes = {"voxels": self.voxels, "volume_mm3": self.volume_mm3, "diameter_mm": self.diameter_mm}
-        return {"id": self.id, **super().to_json(), **sizes, **self.shape.to_json()}
+        return {"id": self.id, **super().to_json(), **self.measures.to_json(), "codes": plain(self.codes)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -210,6 +233,7 @@ def describe_case(
     plans: Plans,
     similarity: Similarity | None = None,
     candidate_limit: int | None = None,
+    images: npt.NDArray[np.float32] | None = None,
 ) -> Prediction:
     """Describe the lesions and candidates of a merged scan.
 
@@ -226,16 +250,17 @@ def describe_case(
         The scan compared with the training scans.
     candidate_limit : int, optional
         Largest number of candidates that the scan may have.
+    images : ndarray of float32, shape ``(C, Z, Y, X)``, optional
+        The scan as it was read. Without it, lesions have no intensities and no distance to the border of the body.
 
     Returns
     -------
     Prediction
     """
     lesions = []
-    ids = np.array([lesion.id for lesion in merged.lesions], np.int64)
-    shapes = lesion_shapes(merged.instances, ids, geometry.spacing)
-    for lesion, lesion_shape in zip(merged.lesions, shapes, strict=True):
-        volume = lesion.voxels * geometry.voxel_volume
+    scan = None if images is None else MeasuredScan(images, plans.channel_names)
+    measured = measure_lesions(merged.instances, [lesion.id for lesion in merged.lesions], geometry, scan)
+    for lesion, measures in zip(merged.lesions, measured, strict=True):
         lesions.append(
             PredictedLesion(
                 class_name=plans.class_names[lesion.class_index],
@@ -245,10 +270,8 @@ def describe_case(
                 roi_score=lesion.roi_score,
                 **_place(np.asarray(lesion.box), geometry),
                 id=lesion.id,
-                voxels=lesion.voxels,
-                volume_mm3=volume,
-                diameter_mm=(6 * volume / math.pi) ** (1 / 3),
-                shape=lesion_shape,
+                measures=measures,
+                codes=plans.codes.get(plans.class_names[lesion.class_index]),
             )
         )
     accepted = {index: lesion.id for lesion in merged.lesions for index in (lesion.candidate, *lesion.joined)}

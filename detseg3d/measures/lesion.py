@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from detseg3d.core.orientation import StoredOrder
 from detseg3d.system.json_records import JsonRecord
 
-__all__ = ["ChannelIntensities", "LesionMeasures", "LineEnds", "Point"]
+__all__ = ["ChannelIntensities", "LesionMeasures", "LesionShape", "LineEnds", "Point"]
 
 Point = tuple[float, float, float]
 """Position: ``(z, y, x)`` in voxel edges, or ``(x, y, z)`` in mm LPS."""
@@ -26,6 +27,11 @@ class LineEnds(JsonRecord):
 
     voxel: tuple[Point, Point]
     world: tuple[Point, Point]
+
+    def to_stored(self, order: StoredOrder) -> LineEnds:
+        """Return the same points with voxel positions in the order of a file instead of canonical order."""
+        first, second = self.voxel
+        return replace(self, voxel=(order.point_to_stored(first), order.point_to_stored(second)))
 
 
 @dataclass(frozen=True)
@@ -106,3 +112,56 @@ class LesionMeasures(JsonRecord):
     sphericity: float
     intensities: tuple[ChannelIntensities, ...] = ()
     border_distance_mm: float | None = None
+
+    def to_stored(self, order: StoredOrder) -> LesionMeasures:
+        """Return the same measures with voxel positions in the order of a file instead of canonical order.
+
+        Parameters
+        ----------
+        order : StoredOrder
+            Order of the file.
+        """
+        slice_axis, slice_index = order.stored_slice("zyx".index(self.slice_axis), self.slice_index)
+        return replace(
+            self,
+            centroid=order.point_to_stored(self.centroid),
+            long_axis_ends=self.long_axis_ends.to_stored(order),
+            short_axis_ends=self.short_axis_ends.to_stored(order),
+            slice_axis=slice_axis,
+            slice_index=slice_index,
+            maximum_diameter_ends=self.maximum_diameter_ends.to_stored(order),
+        )
+
+
+@dataclass(frozen=True)
+class LesionShape(JsonRecord):
+    """Measures of a lesion that depend on its shape only, for the comparison of true and predicted lesions.
+
+    Attributes
+    ----------
+    long_axis_mm, short_axis_mm : float
+        RECIST axes in mm.
+    maximum_diameter_mm : float
+        Longest diameter in any direction, in mm.
+    surface_mm2 : float
+        Area of the surface mesh in mm².
+    sphericity : float
+        From 0 to 1.
+    """
+
+    long_axis_mm: float
+    short_axis_mm: float
+    maximum_diameter_mm: float
+    surface_mm2: float
+    sphericity: float
+
+    @classmethod
+    def of(cls, measures: LesionMeasures) -> LesionShape:
+        """Return the shape from all measures of a lesion."""
+        return cls(
+            measures.long_axis_mm,
+            measures.short_axis_mm,
+            measures.maximum_diameter_mm,
+            measures.surface_mm2,
+            measures.sphericity,
+        )

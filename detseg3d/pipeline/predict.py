@@ -15,6 +15,7 @@ from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.formats.dicom import is_dicom_file
 from detseg3d.data.images import file_ending, write_image
 from detseg3d.exports.dicom.options import DicomOptions, DicomPaths, is_written
+from detseg3d.exports.viewers.export import ViewerFormat, export_for_viewers
 from detseg3d.inference.candidates import Candidates
 from detseg3d.inference.candidates import save_candidates as write_candidates
 from detseg3d.inference.input_options import InputOptions
@@ -54,6 +55,8 @@ class OutputOptions:
         Also write ``probabilities/CASE.npz``.
     save_candidates : bool
         Also write ``candidates/CASE.npz``, from which thresholds can be chosen later.
+    viewer_formats : tuple of ViewerFormat
+        Also write files for these programs, such as 3D Slicer.
     show_progress : bool
         Show a progress bar if the standard error output is a terminal.
     dicom : DicomOptions or None
@@ -66,6 +69,7 @@ class OutputOptions:
     continue_prediction: bool = False
     save_probabilities: bool = False
     save_candidates: bool = False
+    viewer_formats: tuple[ViewerFormat, ...] = ()
     show_progress: bool = True
     dicom: DicomOptions | None = None
     dicom_is_required: bool = False
@@ -114,6 +118,7 @@ def predict_cases(
         ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
         if output.continue_prediction and _is_complete(folder, case, ending, output):
             logger.info("%s: complete already", case.case_id)
+            failures |= _export_complete_case(folder, case.case_id, output)
             continue
         try:
             check_inputs_stay([image.path for image in case.images], case.case_id, folder, ending)
@@ -227,6 +232,17 @@ def _export(case: RawCase, folder: Path, inputs: InputOptions, plans: Plans, out
         ) from error
 
 
+def _export_complete_case(folder: Path, case_id: str, output: OutputOptions) -> dict[str, str]:
+    """Write the files for viewers of a case that was predicted before; return the error message if this fails."""
+    try:
+        if output.viewer_formats:
+            export_for_viewers(folder, case_id, output.viewer_formats)
+    except DetSeg3DError as error:
+        raise_if_interrupted()
+        return {case_id: str(error)}
+    return {}
+
+
 def _predict_case(
     predictor: Predictor, case: RawCase, folder: Path, inputs: InputOptions, output: OutputOptions
 ) -> CaseOutcome:
@@ -241,11 +257,13 @@ def _predict_case(
     else:
         # An earlier prediction, perhaps by another model, may have left candidates.
         remove_files(stored)
-    prediction = predictor.describe(candidates, geometry, output.save_probabilities, similarity)
+    prediction = predictor.describe(candidates, geometry, output.save_probabilities, similarity, images)
     predictor.warn_of_limit(prediction, case.case_id)
     ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
     write_case(prediction, case.case_id, folder, ending)
     _export(case, folder, inputs, predictor.plans, output)
+    if output.viewer_formats:
+        export_for_viewers(folder, case.case_id, output.viewer_formats)
     return _outcome(prediction, candidates)
 
 

@@ -142,9 +142,13 @@ def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
     comparison = {"similarity", "expected_recall"}
     assert set(record) == {"case_id", "spacing", "shape", "axes", "lesions", "candidates"} | comparison | limit
     place = {"box", "box_world", "center", "center_world"}
-    shape = {"long_axis_mm", "short_axis_mm", "surface_mm2", "sphericity"}
+    axes = {"long_axis_mm", "long_axis_ends", "short_axis_mm", "short_axis_ends", "slice_axis", "slice_index"}
+    maximum = {"maximum_diameter_mm", "maximum_diameter_ends"}
+    measures = {"centroid", "centroid_world", "surface_mm2", "sphericity", "intensities", "border_distance_mm"}
     common = {"class", "label", "score", "detection_score", "roi_score"} | place
-    assert set(record["lesions"][0]) == common | shape | {"id", "voxels", "volume_mm3", "diameter_mm"}
+    assert set(record["lesions"][0]) == common | axes | maximum | measures | {
+        *("id", "voxels", "volume_mm3", "diameter_mm", "codes")
+    }
     assert set(record["candidates"][0]) == common | {"lesion"}
 
 

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from detseg3d.core.codes import ClassCodes, Code
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.version import __version__
 from detseg3d.data.images import read_image
-from detseg3d.evaluation.definitions.shape import lesion_shapes
 from detseg3d.inference.prediction_files import clear_cases, is_exported, write_case, write_tables
 from detseg3d.inference.result import Prediction, describe_case
+from detseg3d.measures.measure import measure_lesions
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Lesion, Merged
 from detseg3d.planning.plans import Plans
@@ -267,8 +268,12 @@ def test_a_folder_without_lesions_has_a_table_with_a_head(tmp_path: Path) -> Non
     tmp_path.joinpath("rois").mkdir()
     write_tables(tmp_path)
     assert (tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines() == [
-        "case,id,class,score,volume_mm3,diameter_mm,voxels,long_axis_mm,short_axis_mm,surface_mm2,sphericity,"
-        "z0,y0,x0,z1,y1,x1,center_x_mm,center_y_mm,center_z_mm,unlike_training"
+        "case,id,class,score,volume_mm3,diameter_mm,voxels,long_axis_mm,short_axis_mm,maximum_diameter_mm,surface_mm2,"
+        "sphericity,border_distance_mm,slice_axis,slice_index,z0,y0,x0,z1,y1,x1,center_x_mm,center_y_mm,center_z_mm,"
+        "long_axis_x0_mm,long_axis_y0_mm,long_axis_z0_mm,long_axis_x1_mm,long_axis_y1_mm,long_axis_z1_mm,"
+        "short_axis_x0_mm,short_axis_y0_mm,short_axis_z0_mm,short_axis_x1_mm,short_axis_y1_mm,short_axis_z1_mm,"
+        "maximum_diameter_x0_mm,maximum_diameter_y0_mm,maximum_diameter_z0_mm,maximum_diameter_x1_mm,"
+        "maximum_diameter_y1_mm,maximum_diameter_z1_mm,unlike_training"
     ]
 
 
@@ -333,8 +338,23 @@ def test_a_prediction_is_json(prediction: Prediction) -> None:
     assert len(record["candidates"]) == len(prediction.candidates)
 
 
-def test_a_lesion_has_the_shape_of_its_mask(prediction: Prediction) -> None:
-    [expected] = lesion_shapes(prediction.instances == 1, np.array([1]), prediction.geometry.spacing)
-    assert prediction.lesions[0].shape == expected
+def test_a_lesion_has_the_measures_of_its_mask(prediction: Prediction) -> None:
+    [expected] = measure_lesions(prediction.instances, [1], prediction.geometry)
+    assert prediction.lesions[0].measures == expected
     record = prediction.lesions[0].to_json()
     assert record["long_axis_mm"] == expected.long_axis_mm and record["sphericity"] == expected.sphericity
+    assert record["intensities"] == [] and record["border_distance_mm"] is None
+
+
+def test_a_lesion_has_the_codes_of_its_class(plans: Plans) -> None:
+    codes = ClassCodes(Code("4147007", "SCT", "Mass"))
+    coded = plans.model_copy(update={"codes": {"tumour": codes}})
+    instances = np.array([[[1, 2]]], np.uint16)
+    found = Detections(np.zeros((2, 6), np.float32), np.array([0.9, 0.8], np.float32), np.array([1, 0]))
+    lesions = [
+        Lesion(number, 2 - number, 0.8, 0.8, 0.8, (0.0, 0.0, number - 1.0, 1.0, 1.0, float(number)), 1, number - 1)
+        for number in (1, 2)
+    ]
+    merged = Merged(instances.astype(np.uint8), instances, lesions, np.zeros(2), np.zeros(2))
+    first, second = describe_case(merged, found, Geometry((1, 1, 2)), coded).lesions
+    assert (first.class_name, first.codes, second.codes) == ("tumour", codes, None)

@@ -530,7 +530,7 @@ def _origin(header: NrrdHeader, spatial: list[int], spacing: tuple[float, ...]) 
 # -- Writing -----------------------------------------------------------------------------------------------------------
 
 
-def write_nrrd(array: Array, geometry: Geometry, path: Path) -> None:
+def write_nrrd(array: Array, geometry: Geometry, path: Path, pairs: Mapping[str, str] | None = None) -> None:
     """Write a .nrrd file atomically, with gzip compression.
 
     Parameters
@@ -541,16 +541,19 @@ def write_nrrd(array: Array, geometry: Geometry, path: Path) -> None:
         If the geometry was read from a NRRD file, the header lines of that file are copied. NRRD stores each direction
         multiplied by the spacing, so computing the directions again would round them.
     path : Path
+    pairs : dict of str to str, optional
+        Key/value pairs of the header. Keys and values have one line each.
 
     Raises
     ------
     DetSeg3DError
         If the file cannot be written.
     """
+    lines = [*_header_lines(array, geometry), *(f"{key}:={value}" for key, value in (pairs or {}).items())]
     compressor = zlib.compressobj(_COMPRESSION_LEVEL, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        handle.write("\n".join([*_header_lines(array, geometry), "", ""]).encode("utf-8", "surrogateescape"))
+        handle.write("\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
         for start in range(0, len(content), _BLOCK):
             handle.write(compressor.compress(content[start : start + _BLOCK]))
         handle.write(compressor.flush())

@@ -99,6 +99,7 @@ def _lesion_row(lesion: LesionMetrics) -> Row:
         "volume_mm3": lesion.volume_mm3,
         "long_axis_mm": None if shape is None else shape.long_axis_mm,
         "short_axis_mm": None if shape is None else shape.short_axis_mm,
+        "maximum_diameter_mm": None if shape is None else shape.maximum_diameter_mm,
         "surface_mm2": None if shape is None else shape.surface_mm2,
         "sphericity": None if shape is None else shape.sphericity,
         "center_z": z,

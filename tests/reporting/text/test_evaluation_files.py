@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -55,9 +56,11 @@ def test_cases_and_lesions_are_rows(folders: tuple[Path, Path, Path], tmp_path: 
         ("prediction", "1", "1", ""),
     ]
     assert [row["center_x"] for row in lesions] == ["1.0", "5.0", "0.5"]
-    # Lesions of 2 x 1 x 1 mm and a single voxel of 2 x 1 x 0.5 mm; a cuboid of edge L has an axis of 1.291 L.
+    # In the slice, two lesions of two voxels of 1 x 0.5 mm, and a single voxel. The long axis of two voxels runs
+    # between the centres of faces at opposite corners, 1 and 0.5 mm apart.
     axes = [(float(row["long_axis_mm"]), float(row["short_axis_mm"])) for row in lesions]
-    assert axes == [pytest.approx((2 * 1.291, edge * 1.291), rel=1e-3) for edge in (1, 1, 0.5)]
+    two_voxels = (math.hypot(1, 0.5), 2 / math.sqrt(5))
+    assert axes == [pytest.approx(lengths) for lengths in (two_voxels, two_voxels, (1, 0.5))]
     assert all(float(row["surface_mm2"]) > 0 and 0 < float(row["sphericity"]) <= 1 for row in lesions)
 
 
