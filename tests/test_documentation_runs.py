@@ -41,7 +41,7 @@ NOT_RUN = {
     "dicom": 2,  # labels and segmentations drawn on DICOM
     "from_nndetection": 2,  # data of nnDetection
     "from_nnunet": 1,  # results of nnU-Net
-    "other_tools": 2,  # MONAI, napari
+    "other_tools": 3,  # MONAI, napari, nnInteractive
 }
 # The folders of the first run, which the how-to pages go on from.
 FOLDERS = {
