@@ -23,6 +23,7 @@ COMMANDS = (
     "install_model",
     "export_dicom",
     "evaluate",
+    "follow",
     "visualize",
     "completion",
 )

@@ -6,6 +6,8 @@ The names in ``__all__`` are the public Python interface. Each name is imported 
 Predict and evaluate
     :func:`predict`, :func:`predict_folder`, :class:`Predictor`, :class:`Prediction`, :func:`evaluate`,
     :func:`evaluate_folders`, :class:`EvaluationInput`, :func:`draw`.
+Follow lesions over time
+    :func:`follow_lesions`, :class:`FollowOptions`, :class:`FollowUp`.
 Train
     :func:`convert`, :func:`plan`, :func:`train`, :func:`consolidate`, :func:`write_example_dataset`,
     :func:`export_model`, :func:`install_model`, :class:`PrepareOptions`, :class:`TrainingOptions`.
@@ -28,6 +30,7 @@ from detseg3d.core.version import __version__
 if TYPE_CHECKING:
     from detseg3d.api.drawing import draw
     from detseg3d.api.evaluation import evaluate
+    from detseg3d.api.following import follow_lesions
     from detseg3d.api.images import as_image
     from detseg3d.api.prediction import predict, predict_folder
     from detseg3d.api.training import consolidate, plan, train
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from detseg3d.data.simpleitk import to_simpleitk
     from detseg3d.evaluation.folders import evaluate_folders
     from detseg3d.evaluation.options import EvaluationInput
+    from detseg3d.follow.compare import FollowOptions
+    from detseg3d.follow.result import FollowUp
     from detseg3d.inference.predictor import Predictor
     from detseg3d.inference.result import Prediction
     from detseg3d.models.detseg import DetSeg3D
@@ -52,6 +57,8 @@ __all__ = [
     "DetSeg3D",
     "DetSeg3DError",
     "EvaluationInput",
+    "FollowOptions",
+    "FollowUp",
     "Image",
     "Plans",
     "Prediction",
@@ -66,6 +73,7 @@ __all__ = [
     "evaluate",
     "evaluate_folders",
     "export_model",
+    "follow_lesions",
     "install_model",
     "load_plans",
     "plan",
@@ -85,6 +93,8 @@ _LOCATIONS = {
     "DetSeg3D": ("detseg3d.models.detseg", "DetSeg3D"),
     "DetSeg3DError": ("detseg3d.core.errors", "DetSeg3DError"),
     "EvaluationInput": ("detseg3d.evaluation.options", "EvaluationInput"),
+    "FollowOptions": ("detseg3d.follow.compare", "FollowOptions"),
+    "FollowUp": ("detseg3d.follow.result", "FollowUp"),
     "Image": ("detseg3d.data.image", "Image"),
     "Plans": ("detseg3d.planning.plans", "Plans"),
     "Prediction": ("detseg3d.inference.result", "Prediction"),
@@ -98,6 +108,7 @@ _LOCATIONS = {
     "evaluate": ("detseg3d.api.evaluation", "evaluate"),
     "evaluate_folders": ("detseg3d.evaluation.folders", "evaluate_folders"),
     "export_model": ("detseg3d.pipeline.exchange", "export_model"),
+    "follow_lesions": ("detseg3d.api.following", "follow_lesions"),
     "install_model": ("detseg3d.pipeline.exchange", "install_model"),
     "load_plans": ("detseg3d.planning.plans", "load_plans"),
     "plan": ("detseg3d.api.training", "plan"),

@@ -39,6 +39,7 @@ NOT_RUN = {
     "install": 3,  # make and pip
     "cluster": 2,  # SLURM, several GPUs
     "dicom": 2,  # labels and segmentations drawn on DICOM
+    "follow_up": 1,  # predictions of two scans
     "from_nndetection": 2,  # data of nnDetection
     "from_nnunet": 1,  # results of nnU-Net
     "other_tools": 3,  # MONAI, napari, nnInteractive
@@ -173,7 +174,9 @@ def quick(command: Command) -> Callable[[Sequence[str]], int]:
         for flag in SLOW_FLAGS:
             if flag in words:
                 del words[words.index(flag) : words.index(flag) + 2]
-        return command.run([*words, *QUICK.get(command.name, ()), "--no_progress"])
+        # The pairs of scans of a follow-up are small in the page itself.
+        quick = () if "--follow_up" in words else QUICK.get(command.name, ())
+        return command.run([*words, *quick, "--no_progress"])
 
     return run
 

@@ -56,6 +56,7 @@ COMMANDS = (
     Command("predict", "find and outline the lesions of scans"),
     Command("export_dicom", "write results as DICOM segmentations and reports"),
     Command("evaluate", "compare predictions with labels"),
+    Command("follow", "compare the lesions of scans of the same patient over time"),
     Command("visualize", "draw the lesions of a case"),
     Command("export_viewers", "write files for 3D Slicer, ITK-SNAP and interactive segmentation"),
     Command("export_model", "write a trained model as one file"),

@@ -12,6 +12,7 @@ from pathlib import Path
 __all__ = [
     "EvaluationFolder",
     "FoldFolder",
+    "FollowUpFolder",
     "ModelFolder",
     "PredictionFolder",
     "PreparedFolder",
@@ -291,6 +292,54 @@ class EvaluationFolder:
     def consolidation(self) -> Path:
         """Result of a consolidation."""
         return self.path / "consolidation.json"
+
+
+@dataclass(frozen=True)
+class FollowUpFolder:
+    """Folder of the results of a follow-up.
+
+    Parameters
+    ----------
+    path : Path
+
+    Examples
+    --------
+    >>> FollowUpFolder(Path("out")).transform("case1", 1).as_posix()
+    'out/transforms/case1_1_to_2.tfm'
+    """
+
+    path: Path
+
+    @property
+    def change_table(self) -> Path:
+        """Table with one row per change of a lesion."""
+        return self.path / "changes.csv"
+
+    @property
+    def track_table(self) -> Path:
+        """Table with one row per lesion and scan."""
+        return self.path / "tracks.csv"
+
+    @property
+    def comparison_table(self) -> Path:
+        """Table with one row per pair of scans."""
+        return self.path / "comparisons.csv"
+
+    def record(self, case_id: str) -> Path:
+        """Return the path of the result of a patient as JSON."""
+        return self.path / "follow_up" / f"{case_id}.json"
+
+    def page(self, case_id: str) -> Path:
+        """Return the path of the page of a patient for a web browser."""
+        return self.path / f"{case_id}.html"
+
+    def picture(self, case_id: str, scan: int) -> Path:
+        """Return the path of the picture of a scan, numbered from 1, and the next scan."""
+        return self.path / "pictures" / f"{case_id}_{scan}_to_{scan + 1}.png"
+
+    def transform(self, case_id: str, scan: int) -> Path:
+        """Return the path of the motion from a scan, numbered from 1, to the next scan."""
+        return self.path / "transforms" / f"{case_id}_{scan}_to_{scan + 1}.tfm"
 
 
 @dataclass(frozen=True)

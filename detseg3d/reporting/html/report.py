@@ -36,7 +36,7 @@ from detseg3d.reporting.text.remarks import (
 )
 from detseg3d.system.files import write_text
 
-__all__ = ["ReportInput", "write_report"]
+__all__ = ["POLICY", "PageSection", "ReportInput", "asset", "write_report"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ _LESION_TABLE_BYTES = 200_000  # reserved for the tables of lesions in the viewe
 _SCRIPTS = ("tables.js", "slices.js", "viewer.js")
 
 # The browser loads no other file: script, style and volumes are in the page.
-_POLICY = (
+POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 )
 
@@ -83,7 +83,7 @@ class ReportInput:
 
 
 @dataclass(frozen=True)
-class _Section:
+class PageSection:
     """A section of the page.
 
     Attributes
@@ -151,15 +151,16 @@ def _page(report: ReportInput, evaluated: Evaluated, content: ViewerContent) -> 
         facts=_facts(report, evaluated),
         sections=_sections(report, evaluated, content),
         colors=COLORS,
-        policy=_POLICY,
-        style=_asset("report.css"),
-        script="\n".join(_asset(name) for name in _SCRIPTS),
+        policy=POLICY,
+        style=asset("report.css"),
+        script="\n".join(asset(name) for name in _SCRIPTS),
         version=version("detseg3d"),
     )
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a script or a style sheet of the pages."""
     return (files("detseg3d.reporting.html") / "assets" / name).read_text(encoding="utf-8")
 
 
@@ -173,7 +174,7 @@ def _facts(report: ReportInput, evaluated: Evaluated) -> list[tuple[str, str]]:
     return facts
 
 
-def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent) -> list[_Section]:
+def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent) -> list[PageSection]:
     """Return the sections of the page in their order. A section is left out if the input has no data for it."""
     shown = [case.files.case_id for case in content.cases]
     problems = sum(len(result.problems) for result in evaluated.results.values())
@@ -189,7 +190,7 @@ def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent)
     reading = render("reading", hd95_penalty=" ".join(HD95_PENALTY.split()))
     sections.append(("reading", "How to read this page", reading))
     return [
-        _Section(key, title, part, f"{title}: {problems}" if key == "problems" and problems else title)
+        PageSection(key, title, part, f"{title}: {problems}" if key == "problems" and problems else title)
         for key, title, part in sections
     ]
 

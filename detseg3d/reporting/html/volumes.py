@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.arrays import Spacing
+from detseg3d.core.arrays import Spacing, as_triple
 from detseg3d.core.body import body_box
 from detseg3d.core.boxes import box_slices
 from detseg3d.core.orientation import StoredOrder
@@ -24,7 +24,15 @@ from detseg3d.reporting.html.case_files import CaseFiles
 from detseg3d.reporting.html.rendering import compress
 from detseg3d.reporting.pictures.slices import intensity_window
 
-__all__ = ["FileOrders", "ViewerVolumes", "fit_volumes", "load_volumes", "window_presets"]
+__all__ = [
+    "FileOrders",
+    "ViewerVolumes",
+    "fit_together",
+    "fit_volumes",
+    "load_volumes",
+    "volumes_on_one_grid",
+    "window_presets",
+]
 
 Shape = tuple[int, int, int]
 
@@ -167,6 +175,54 @@ def load_volumes(case: CaseFiles) -> ViewerVolumes:
     while volumes.image.size > _MAX_VOXELS:
         volumes = _halve(volumes)
     return volumes
+
+
+def volumes_on_one_grid(
+    images: Sequence[npt.NDArray[np.float32]], labels: Sequence[npt.NDArray[Any]], spacing: Spacing
+) -> list[ViewerVolumes]:
+    """Return several scans on one grid, all cropped to the bodies and lesions of all scans.
+
+    Parameters
+    ----------
+    images : sequence of ndarray of float32, shape ``(Z, Y, X)``
+        Intensities in canonical order.
+    labels : sequence of ndarray of int, shape ``(Z, Y, X)``
+        Instance map of each scan; the ``prediction`` of the result.
+    spacing : 3 floats
+        Voxel size ``(z, y, x)`` in mm.
+    """
+    boxes = np.array([[(part.start, part.stop) for part in _crop(image, labels)] for image in images])
+    low, high = boxes[:, :, 0].min(axis=0).tolist(), boxes[:, :, 1].max(axis=0).tolist()
+    part = box_slices([*low, *high])
+    order = StoredOrder(as_triple(images[0].shape))
+    result = []
+    for image, label in zip(images, labels, strict=True):
+        window = intensity_window(image)
+        volumes = ViewerVolumes(
+            image=_grey(image[part], window),
+            truth=None,
+            prediction=_small_labels(label[part]),
+            spacing=spacing,
+            orders=FileOrders(order, order, order),
+            offset=as_triple(low),
+            window=window,
+            presets=window_presets(image, window),
+        )
+        result.append(volumes)
+    while result[0].image.size > _MAX_VOXELS:
+        result = [_halve(volumes) for volumes in result]
+    return result
+
+
+def fit_together(group: Sequence[ViewerVolumes], budget: int) -> list[ViewerVolumes]:
+    """Make volumes on one grid coarser, all in the same way, until they fit into ``budget`` characters.
+
+    If even the coarsest volumes do not fit, they are returned.
+    """
+    kept = list(group)
+    while sum(volumes.size for volumes in kept) > budget and all(_can_shrink(volumes) for volumes in kept):
+        kept = [_shrink(volumes) for volumes in kept]
+    return kept
 
 
 def window_presets(image: npt.NDArray[np.float32], window: tuple[float, float]) -> tuple[WindowPreset, ...]:

@@ -34,7 +34,21 @@ from detseg3d.reporting.pictures.slices import (
 )
 from detseg3d.system.files import atomic_path
 
-__all__ = ["BOX_COLOR", "PREDICTION_COLOR", "TRUTH_COLOR", "draw_case", "save_figure"]
+__all__ = [
+    "BACKGROUND",
+    "BOX_COLOR",
+    "MUTED",
+    "PREDICTION_COLOR",
+    "TEXT_COLOR",
+    "TRUTH_COLOR",
+    "CaseFigure",
+    "LineStyle",
+    "add_outlines",
+    "draw_case",
+    "draw_slice",
+    "prepare_axes",
+    "save_figure",
+]
 
 # People with any of the common colour vision deficiencies can tell green and magenta apart.
 TRUTH_COLOR, PREDICTION_COLOR, BOX_COLOR = "#2ee6a6", "#ff4fc3", "#ffd24d"
@@ -53,7 +67,7 @@ _WIDTH, _HEADER_HEIGHT, _GAP, _TILE_HEIGHT, _MAX_OVERVIEW_HEIGHT = 16.0, 0.65, 0
 
 
 @dataclass(frozen=True)
-class _LineStyle:
+class LineStyle:
     """Colour, width and opacity of an outline."""
 
     color: str
@@ -62,7 +76,7 @@ class _LineStyle:
 
 
 # The truth is thicker and drawn first. Both outlines remain visible where they coincide.
-_TRUTH_LINE, _PREDICTION_LINE = _LineStyle(TRUTH_COLOR, 2.8), _LineStyle(PREDICTION_COLOR, 1.5)
+_TRUTH_LINE, _PREDICTION_LINE = LineStyle(TRUTH_COLOR, 2.8), LineStyle(PREDICTION_COLOR, 1.5)
 _BOX_DASHES = (0, (3, 2))
 
 
@@ -180,8 +194,8 @@ def _draw_legend(axes: Axes, has_truth: bool) -> None:
 
 def _draw_overview(axes: Axes, plane: SlicePlane, shown: Sequence[Finding], window: tuple[float, float]) -> None:
     """Draw a whole slice with all outlines and the numbers of the findings that the tiles show."""
-    _prepare(axes, plane)
-    _draw_slice(axes, plane, window, "antialiased")
+    prepare_axes(axes, plane)
+    draw_slice(axes, plane, window, "antialiased")
     _draw_outlines(axes, plane, None)
     _draw_slice_name(axes, plane, f"{_PLANES[plane.axis]}, ", 0.985, 11)
     row_mm, column_mm = plane.scale
@@ -242,8 +256,8 @@ def _draw_tiles(pair: tuple[Axes, Axes], case: TurnedCase, finding: Finding, win
     plain, outlined = pair
     window = tile_window(plane.take(case.image), window)
     for axes in pair:
-        _prepare(axes, plane)
-        _draw_slice(axes, plane, window, "nearest")
+        prepare_axes(axes, plane)
+        draw_slice(axes, plane, window, "nearest")
     _draw_slice_name(plain, plane, "", 0.02, 8.5)
     if finding.box is not None:
         _draw_box(outlined, plane, case.order.box_to_canonical(finding.box))
@@ -259,7 +273,7 @@ def _draw_tiles(pair: tuple[Axes, Axes], case: TurnedCase, finding: Finding, win
 # -- Slices ------------------------------------------------------------------------------------------------------------
 
 
-def _prepare(axes: Axes, plane: SlicePlane) -> None:
+def prepare_axes(axes: Axes, plane: SlicePlane) -> None:
     """Set up axes in millimetres. Rows run down in an axial slice, and up in a coronal or sagittal slice."""
     (rows, columns), (row_mm, column_mm) = plane.shape, plane.scale
     axes.set_facecolor("black")
@@ -272,7 +286,8 @@ def _prepare(axes: Axes, plane: SlicePlane) -> None:
     axes.set_ylim((rows * row_mm, 0) if plane.axis == 0 else (0, rows * row_mm))
 
 
-def _draw_slice(axes: Axes, plane: SlicePlane, window: tuple[float, float], interpolation: str) -> None:
+def draw_slice(axes: Axes, plane: SlicePlane, window: tuple[float, float], interpolation: str) -> None:
+    """Draw the intensities of a slice."""
     (top, bottom), (left, right) = plane.limits
     row_mm, column_mm = plane.scale
     limits = axes.get_xlim(), axes.get_ylim()
@@ -316,13 +331,14 @@ def _draw_outlines(axes: Axes, plane: SlicePlane, finding: Finding | None) -> No
             continue
         labels, thin = plane.take(volume), replace(style, width=style.width / 2)
         if finding is None:
-            _add_outlines(axes, plane, labels, thin)
+            add_outlines(axes, plane, labels, thin)
         else:
-            _add_outlines(axes, plane, np.where(labels == number, 0, labels), replace(thin, alpha=0.6))
-            _add_outlines(axes, plane, np.where(labels == number, labels, 0), style)
+            add_outlines(axes, plane, np.where(labels == number, 0, labels), replace(thin, alpha=0.6))
+            add_outlines(axes, plane, np.where(labels == number, labels, 0), style)
 
 
-def _add_outlines(axes: Axes, plane: SlicePlane, labels: AnyIntArray, style: _LineStyle) -> None:
+def add_outlines(axes: Axes, plane: SlicePlane, labels: AnyIntArray, style: LineStyle) -> None:
+    """Draw the outlines of the labels on a slice."""
     (top, _), (left, _) = plane.limits
     row_mm, column_mm = plane.scale
     lines = (outline_segments(labels) + np.array([left, top])) * np.array([column_mm, row_mm])

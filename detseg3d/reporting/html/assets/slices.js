@@ -304,23 +304,36 @@ class SliceView {
     const image = isMap ? this.map.image : sliceOf(this.volumes.image, this.info.shape, plane, index);
     context.drawImage(this.greyPicture(image, isMap ? [0, 255] : this.window), 0, 0);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    // The truth is drawn first and thicker. Both lines remain visible where they coincide.
-    for (const [name, width] of [["truth", 2.6], ["prediction", 1.4]]) {
-      if (!this.volumes[name] || !this.layers[name]) continue;
-      const slice = isMap ? this.map[name] : sliceOf(this.volumes[name], this.info.shape, plane, index);
-      const path = new Path2D();
-      path.addPath(outlinePath(slice), new DOMMatrix([frame.column, 0, 0, frame.row, frame.left, frame.top]));
-      context.strokeStyle = this.colors[name];
-      context.lineWidth = width;
-      context.lineCap = "square";
-      context.stroke(path);
-    }
+    this.drawOutlines(context, pane, frame, index);
     if (!isMap && this.layers.boxes) this.drawBoxes(context, plane, frame);
     this.drawCrosshair(context, pane, frame);
     this.drawLetters(context, pane);
     if (!isMap) this.drawScale(context, pane, frame);
     if (pane.slider) pane.slider.value = index;
     pane.caption.textContent = isMap ? plane.name : `${plane.name} ${index + 1} of ${this.info.shape[plane.axis]}`;
+  }
+
+  /** Draw the outlines of the lesions on a slice. A subclass may draw them differently. */
+  drawOutlines(context, pane, frame, index) {
+    // The truth is drawn first and thicker. Both lines remain visible where they coincide.
+    for (const [name, width] of [["truth", 2.6], ["prediction", 1.4]]) {
+      if (!this.volumes[name] || !this.layers[name]) continue;
+      this.strokeOutline(context, this.labelSlice(name, pane, index), frame, this.colors[name], width);
+    }
+  }
+
+  /** Return the labels of a layer that a pane shows. */
+  labelSlice(name, pane, index) {
+    return pane.plane === MAP ? this.map[name] : sliceOf(this.volumes[name], this.info.shape, pane.plane, index);
+  }
+
+  strokeOutline(context, slice, frame, color, width) {
+    const path = new Path2D();
+    path.addPath(outlinePath(slice), new DOMMatrix([frame.column, 0, 0, frame.row, frame.left, frame.top]));
+    context.strokeStyle = color;
+    context.lineWidth = width;
+    context.lineCap = "square";
+    context.stroke(path);
   }
 
   greyPicture(slice, [black, white]) {
