@@ -288,7 +288,7 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         save_candidates=options.save_candidates,
         viewer_formats=() if options.also is None else parse_formats(options.also),
         show_progress=not options.no_progress,
-        dicom=dicom if _requested_dicom(options) else None,
+        dicom=dicom,
         dicom_is_required=_requested_dicom(options) != [],
     )
     failures = predict_cases(predictor, cases, options.output, input_options, output)

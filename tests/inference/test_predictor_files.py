@@ -20,12 +20,14 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_image, write_image
+from detseg3d.exports.dicom.options import DicomOptions
 from detseg3d.inference.candidates import Candidates, load_candidates
 from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction
 from detseg3d.pipeline.predict import OutputOptions, predict_cases
 from tests.data.formats.dicom.builders import MR, SeriesBuilder, enhanced, save, uid
+from tests.exports.dicom.results import read_with_pydicom, true_lesions
 from tests.inference.conftest import load
 from tests.scans import make_scan
 
@@ -350,6 +352,26 @@ def test_a_dicom_folder_gives_the_masks_of_its_array_and_keeps_its_identifiers(
     assert identity["series_instance_uid"] == uid("study T1")
     assert identity["frame_of_reference_uid"] == uid("study frame")
     assert identity["sop_instance_uids"] == [uid(f"T1 {index}") for index in range(len(image))]
+
+
+def test_dicom_objects_of_the_lesions_are_written_beside_the_masks(predictor: Predictor, tmp_path: Path) -> None:
+    write_dicom(tmp_path / "in" / "T1", make_scan(101)[0])
+    cases, folder = predictor.list_inputs(tmp_path / "in"), tmp_path / "out"
+    output = OutputOptions(dicom=DicomOptions(), show_progress=False)
+    assert predict_cases(predictor, cases, folder, output=output) == {}
+    assert sorted(path.name for path in (folder / "dicom").iterdir()) == ["T1.seg.dcm", "T1.sr.dcm"]
+    instances = folder / "instances" / "T1.nii.gz"
+    assert read_with_pydicom(folder / "dicom" / "T1.seg.dcm", instances) == true_lesions(instances)
+    # A later prediction without DICOM objects leaves none of this prediction.
+    assert predict_cases(predictor, cases, folder, output=OutputOptions(show_progress=False)) == {}
+    assert list((folder / "dicom").iterdir()) == []
+
+
+def test_a_scan_in_another_format_fails_if_dicom_objects_are_required(predictor: Predictor, written: Path) -> None:
+    cases = predictor.list_inputs(written / "in" / "sick.mha")
+    output = OutputOptions(dicom=DicomOptions(), dicom_is_required=True, show_progress=False)
+    failures = predict_cases(predictor, cases, written / "required", output=output)
+    assert list(failures) == [case.case_id for case in cases]
 
 
 def test_a_multi_frame_file_is_a_scan(predictor: Predictor, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pydicom.uid import RTStructureSetStorage, generate_uid
 from skimage.measure import find_contours
 
 from detseg3d.core.arrays import FloatArray
-from detseg3d.exports.dicom.colours import lesion_colour
+from detseg3d.exports.colors import lesion_color
 from detseg3d.exports.dicom.export import Export, identify
 from detseg3d.exports.dicom.source import UTF_8, SourcePlane
 from detseg3d.exports.dicom.texts import MANUFACTURER, lesion_label, model_title, serial_number
@@ -78,7 +78,7 @@ def build_contours(export: Export, series_number: int) -> Dataset:
         structures.StructureSetROISequence.append(region)
         contours = Dataset()
         contours.ReferencedROINumber = lesion.number
-        contours.ROIDisplayColor = list(lesion_colour(lesion.number))
+        contours.ROIDisplayColor = list(lesion_color(lesion.number))
         contours.ContourSequence = list(_contours(export, lesion.number))
         structures.ROIContourSequence.append(contours)
         observation = Dataset()

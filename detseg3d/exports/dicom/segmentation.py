@@ -11,7 +11,7 @@ from pydicom.uid import generate_uid
 
 from detseg3d.core.codes import LESION
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.exports.dicom.colours import lesion_colour
+from detseg3d.exports.colors import lesion_color
 from detseg3d.exports.dicom.export import Export, coded, identify, listing
 from detseg3d.exports.dicom.options import SegmentationKind
 from detseg3d.exports.dicom.source import UTF_8
@@ -107,7 +107,7 @@ def _describe(export: Export, lesion: ExportedLesion) -> SegmentDescription:
         tracking_uid=export.tracking_uid(lesion),
         tracking_id=tracking_identifier(lesion.number),
         anatomic_regions=None if lesion.codes.site is None else [coded(lesion.codes.site)],
-        display_color=CIELabColor.from_rgb(*lesion_colour(lesion.number)),
+        display_color=CIELabColor.from_rgb(*lesion_color(lesion.number)),
     )
     # detseg3d_convert reads the class of a segment here.
     description.SegmentDescription = as_short_text(lesion.class_name)
