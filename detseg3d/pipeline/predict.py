@@ -228,7 +228,7 @@ def _export(case: RawCase, folder: Path, inputs: InputOptions, plans: Plans, out
             file=error.file,
             value=error.value,
             expected=error.expected,
-            remedy=error.remedy,
+            remedy=f"{error.remedy or 'correct the DICOM series'}; or use --dicom_seg none to write only the masks",
         ) from error
 
 
