@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detseg3d.core.arrays import Box
+from detseg3d.core.arrays import Box, Spacing
 from detseg3d.core.codes import ClassCodes
 from detseg3d.core.dicom_identity import DicomIdentity
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import PredictionFolder
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import file_ending, strip_ending
 from detseg3d.measures.lesion import LesionMeasures
 from detseg3d.system.json_files import read_json
@@ -63,12 +64,20 @@ class LesionTable(JsonRecord):
         By ascending number.
     dicom : tuple of DicomIdentity or None
         DICOM series of each channel, ``None`` for a channel of another format; empty if no channel is DICOM.
+    spacing : 3 floats or None
+        Spacing ``(z, y, x)`` of the instance map in mm, which a ``.npy`` file does not state.
     """
 
     case_id: str
     instances: Path
     lesions: tuple[ExportedLesion, ...]
     dicom: tuple[DicomIdentity | None, ...] = ()
+    spacing: Spacing | None = None
+
+    @property
+    def instance_source(self) -> ImageSource:
+        """The instance map with its spacing, ready to be read."""
+        return ImageSource(self.instances, self.spacing)
 
 
 def list_predicted_cases(folder: Path) -> tuple[str, ...]:
@@ -122,6 +131,7 @@ def read_lesion_table(folder: Path, case_id: str) -> LesionTable:
                 "instances": _instance_map(files, case_id),
                 "lesions": lesions,
                 "dicom": record.get("dicom") or (),
+                "spacing": record.get("spacing"),
             }
         )
     except DetSeg3DError as error:

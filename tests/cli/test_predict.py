@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -131,6 +132,36 @@ def test_overwriting_is_the_default(tiny_model: Path, scans: Path, tmp_path: Pat
 def test_probabilities_are_written_on_request(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
     run(tiny_model, scans / "a.mha", tmp_path, "--save_probabilities")
     assert np.load(tmp_path / "probabilities" / "a.npz")["probabilities"].shape == (1, 30, 36, 33)
+
+
+def test_a_lesion_has_the_same_number_in_all_files(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
+    words = ("--candidate_threshold", "0.01", "--score_threshold", "0", "--also", "slicer,itksnap,prompts")
+    assert run(tiny_model, scans / "a.mha", tmp_path, *words) == 0
+    instances = read_image(tmp_path / "instances" / "a.mha")[0]
+    lesions = json.loads((tmp_path / "rois" / "a.json").read_text(encoding="utf-8"))["lesions"]
+    rows = list(csv.DictReader((tmp_path / "lesions.csv").read_text(encoding="utf-8").splitlines()))
+    prompts = json.loads((tmp_path / "prompts" / "a.json").read_text(encoding="utf-8"))
+    points = json.loads((tmp_path / "slicer" / "a.mrk.json").read_text(encoding="utf-8"))["markups"][0]
+    labels = (tmp_path / "itksnap" / "a.txt").read_text(encoding="utf-8").splitlines()
+    assert lesions and [int(row["id"]) for row in rows] == [lesion["id"] for lesion in lesions]
+    assert np.array_equal(read_image(tmp_path / "slicer" / "a.seg.nrrd")[0], instances)
+    for lesion, row in zip(lesions, rows, strict=True):
+        voxels = np.argwhere(instances == lesion["id"])
+        assert len(voxels) == lesion["voxels"] == int(row["voxels"])
+        np.testing.assert_allclose(voxels.mean(axis=0) + 0.5, lesion["centroid"])
+        assert instances[tuple(prompts[str(lesion["id"])]["point"])] == lesion["id"]
+        [point] = [point for point in points["controlPoints"] if point["id"] == str(lesion["id"])]
+        assert point["position"] == lesion["centroid_world"]
+        assert sum(line.split()[:1] == [str(lesion["id"])] for line in labels) == 1
+        assert lesion["intensities"][0]["minimum"] <= lesion["intensities"][0]["mean"]
+
+
+def test_an_unknown_format_is_refused_before_the_model_is_loaded(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "no model", scans / "a.mha", tmp_path / "out", "--also", "ohif") == 1
+    assert "slicer,itksnap,prompts" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "rois").exists()
 
 
 def test_thresholds_reach_the_prediction(tiny_model: Path, scans: Path, tmp_path: Path) -> None:

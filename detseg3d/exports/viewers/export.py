@@ -75,7 +75,7 @@ def export_for_viewers(folder: Path, case_id: str, formats: Collection[ViewerFor
     if ViewerFormat.SLICER in formats:
         segmentation, markups = files.slicer_segmentation(case_id), files.slicer_markups(case_id)
         write_slicer_segmentation(table, segmentation)
-        write_slicer_markups(table, read_geometry(table.instances).as_stored(), markups)
+        write_slicer_markups(table, read_geometry(table.instance_source).as_stored(), markups)
         written += [segmentation, markups]
     if ViewerFormat.ITKSNAP in formats:
         write_itksnap_labels(table, files.itksnap_labels(case_id))

@@ -33,7 +33,7 @@ def write_prompts(table: LesionTable, path: Path) -> None:
     DetSeg3DError
         If the instance map cannot be read or the file cannot be written.
     """
-    array, geometry = read_image(table.instances)
+    array, geometry = read_image(table.instance_source)
     stored = geometry.stored_order.to_stored(array).astype(np.int64)
     spacing = geometry.as_stored().spacing
     places = ndimage.find_objects(stored)

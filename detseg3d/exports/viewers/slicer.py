@@ -53,7 +53,7 @@ def write_slicer_segmentation(table: LesionTable, path: Path) -> None:
     ----------
     https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html
     """
-    array, geometry = read_image(table.instances)
+    array, geometry = read_image(table.instance_source)
     stored = np.ascontiguousarray(geometry.stored_order.to_stored(array))
     pairs = {
         "Segmentation_ContainedRepresentationNames": "Binary labelmap|",

@@ -28,6 +28,8 @@ class _LesionRow:
 
     Attributes
     ----------
+    number : str
+        Number of the prediction in the instance map; for a missed lesion, ``T`` and its number in the truth.
     outcome : str
         ``found``, ``missed``, ``found again`` (a second prediction in a true lesion) or ``false positive``.
     class_name : str
@@ -47,6 +49,7 @@ class _LesionRow:
         Centre ``(z, y, x)`` in voxel edges of the embedded volumes.
     """
 
+    number: str
     outcome: str
     class_name: str
     volume_mm3: float
@@ -151,7 +154,9 @@ def _lesion_rows(lesions: Sequence[LesionMetrics], volumes: ViewerVolumes) -> tu
         length = sphere_diameter(lesion.volume_mm3)
         if has_axes and lesion.shape is not None:
             length = lesion.shape.long_axis_mm
+        predicted = lesion.partner if lesion.is_true else lesion.id
         return _LesionRow(
+            number=f"T{lesion.id}" if predicted is None else str(predicted),
             outcome=outcome,
             class_name=lesion.class_name,
             volume_mm3=lesion.volume_mm3,

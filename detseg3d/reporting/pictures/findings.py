@@ -64,6 +64,11 @@ class Finding:
     dice: float | None = None
     class_name: str | None = None
 
+    @property
+    def number(self) -> str:
+        """Number of the prediction in the instance map; for a missed lesion, ``T`` and its number in the truth."""
+        return f"T{self.truth_id}" if self.prediction_id is None else str(self.prediction_id)
+
 
 def collect_findings(spacing: Spacing, truth: LesionMap | None, prediction: LesionMap | None) -> list[Finding]:
     """List every lesion of truth and prediction.

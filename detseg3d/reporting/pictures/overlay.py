@@ -147,8 +147,7 @@ def _compose(case: TurnedCase, findings: Sequence[Finding], shown: Sequence[Find
         pairs = grid[3 + row].subgridspec(1, _PAIRS_PER_ROW, wspace=0.06)
         for column, finding in enumerate(shown[row * _PAIRS_PER_ROW : (row + 1) * _PAIRS_PER_ROW]):
             tiles = pairs[column].subgridspec(2, 2, height_ratios=(0.5, 1.95), wspace=0.02, hspace=0.0)
-            number = row * _PAIRS_PER_ROW + column + 1
-            _draw_label(figure.add_subplot(tiles[0, :]), finding, number, several_classes)
+            _draw_label(figure.add_subplot(tiles[0, :]), finding, several_classes)
             _draw_tiles((figure.add_subplot(tiles[1, 0]), figure.add_subplot(tiles[1, 1])), case, finding, window)
     return figure
 
@@ -199,13 +198,13 @@ def _draw_overview(axes: Axes, plane: SlicePlane, shown: Sequence[Finding], wind
     _draw_outlines(axes, plane, None)
     _draw_slice_name(axes, plane, f"{_PLANES[plane.axis]}, ", 0.985, 11)
     row_mm, column_mm = plane.scale
-    for number, finding in enumerate(shown, start=1):
+    for finding in shown:
         rows, columns = _pixels(plane, finding)
         if len(rows):
             axes.text(
                 (columns.max() + 1.5) * column_mm,
                 rows.mean() * row_mm,
-                f" {number}",
+                f" {finding.number}",
                 color=OUTCOME_COLORS[finding.outcome],
                 fontsize=10.5,
                 fontweight="bold",
@@ -225,13 +224,13 @@ def _pixels(plane: SlicePlane, finding: Finding) -> tuple[Array, Array]:
 # -- Tiles -------------------------------------------------------------------------------------------------------------
 
 
-def _draw_label(axes: Axes, finding: Finding, number: int, with_class: bool) -> None:
+def _draw_label(axes: Axes, finding: Finding, with_class: bool) -> None:
     """Draw the number, outcome, score and size of a finding."""
     axes.set_axis_off()
     axes.text(
         0.0,
         0.64,
-        f" {number}  {finding.outcome.value} ",
+        f" {finding.number}  {finding.outcome.value} ",
         fontsize=10.5,
         fontweight="bold",
         va="center",

@@ -54,11 +54,12 @@ def test_every_true_lesion_and_every_false_positive_has_a_row(root: Path, evalua
     page = section(root, evaluated, "bad")
     rows = page.rows(page.find("table", class_="lesions")[0])
     assert rows[0] == ["lesion", "outcome", "volume (mm³)", "long axis (mm)", "Dice", "IoU", "score"]
-    # The ellipsoid with the moments of a cube with edge a has axes of a · sqrt(5 / 3).
+    # Slices of 4 x 4 and 2 x 2 mm: the long axis runs between the centres of faces, hypot(4, 3) and hypot(2, 1) mm. The
+    # numbers are those of the instance maps: of the prediction, or, with T, of the truth.
     assert rows[1:] == [
-        ["1", "found", "64", "5.2", "1.00", "1.00", "0.90"],
-        ["2", "missed", "64", "5.2", DASH, DASH, DASH],
-        ["3", "false positive", "8.0", "2.6", DASH, DASH, "0.60"],
+        ["1", "found", "64", "5.0", "1.00", "1.00", "0.90"],
+        ["T2", "missed", "64", "5.0", DASH, DASH, DASH],
+        ["3", "false positive", "8.0", "2.2", DASH, DASH, "0.60"],
     ]
     assert "1 of 2 lesions found, 1 false positive (any overlap)" in page.visible
 

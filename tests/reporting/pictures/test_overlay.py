@@ -35,9 +35,9 @@ def colors(figure: Figure) -> set[tuple[float, ...]]:
     }
 
 
-def test_each_finding_is_labelled(case: CaseView) -> None:
+def test_each_finding_has_the_number_of_its_lesion(case: CaseView) -> None:
     shown = texts(draw_case(replace(case, title="scan 7")))
-    assert {"scan 7", "1  MISSED", "2  FALSE POSITIVE", "3  FOUND", "score 0.81"} <= set(shown)
+    assert {"scan 7", "T2  MISSED", "9  FALSE POSITIVE", "4  FOUND", "score 0.81"} <= set(shown)
     assert any("2 lesions: 1 found, 1 missed" in text and "1 false positive" in text for text in shown)
 
 
