@@ -60,7 +60,7 @@ def test_pixels_keep_their_proportions(case: CaseView) -> None:
 def test_no_more_than_the_maximum_is_shown(case: CaseView) -> None:
     shown = texts(draw_case(case, maximum=2))
     assert any("2 of 3 shown below" in text for text in shown)
-    assert "2  FALSE POSITIVE" in shown
+    assert "9  FALSE POSITIVE" in shown
     assert not any(text.startswith("3 ") for text in shown)
 
 
