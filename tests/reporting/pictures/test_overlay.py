@@ -61,7 +61,7 @@ def test_no_more_than_the_maximum_is_shown(case: CaseView) -> None:
     shown = texts(draw_case(case, maximum=2))
     assert any("2 of 3 shown below" in text for text in shown)
     assert "9  FALSE POSITIVE" in shown
-    assert not any(text.startswith("3 ") for text in shown)
+    assert not any(text.startswith("4 ") for text in shown)
 
 
 def test_a_case_without_lesions_is_drawn(case: CaseView) -> None:
