@@ -142,7 +142,8 @@ def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
     record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
     limit = {"candidate_limit", "limit_reached"}
     comparison = {"similarity", "expected_recall"}
-    assert set(record) == {"case_id", "spacing", "shape", "axes", "lesions", "candidates"} | comparison | limit
+    grid = {"spacing", "shape", "axes"}
+    assert set(record) == {"case_id", "model", "lesions", "candidates"} | grid | comparison | limit
     place = {"box", "box_world", "center", "center_world"}
     axes = {"long_axis_mm", "long_axis_ends", "short_axis_mm", "short_axis_ends", "slice_axis", "slice_index"}
     maximum = {"maximum_diameter_mm", "maximum_diameter_ends"}
