@@ -37,6 +37,9 @@ __all__ = ["DetSeg3D", "Losses"]
 # low, and even these proposals are better negatives than plain background.
 _PROPOSAL_FLOOR = 0.02
 _PROPOSALS_PER_VOLUME = 100
+# Smallest component of the dense map on which Stage 2 trains, in cells. Most plans use only larger components at
+# inference, but these are too rare in training windows to learn from.
+_TRAINED_CELLS = 12
 
 
 MaskLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -319,7 +322,9 @@ class DetSeg3D(nn.Module):
             # Boxes that are too weak for a hard negative do not cover a component. So Stage 2 learns to judge
             # components that have no box of Stage 1.
             probability = output.dense[volume].float().sigmoid().cpu()
-            components = self.dense_components(probability, shape, self.plans.inference)
+            cell = self.cell_sizes[self.plans.stage1.dense_level]
+            trained = ComponentRule(self.plans.inference.dense_threshold, _TRAINED_CELLS * math.prod(cell))
+            components = DenseComponents.find(probability, cell, shape, trained)
             strong = proposals[proposals.scores >= training.hard_negative_threshold]
             proposals = Detections.joined([proposals, components.select(~components.covered_by(strong)).detections])
             proposals = proposals[np.argsort(-proposals.scores, kind="stable")]

@@ -458,7 +458,7 @@ def explain_components(plans: Plans) -> list[Decision]:
     reason = (
         "A component of the dense map becomes a candidate if the boxes of lesions cover less than half of it. It must "
         f"be larger than {COMPONENT_PERCENTILE} % of the training lesions, and have at least {MIN_COMPONENT_CELLS} "
-        "cells. Smaller components would add many false positives."
+        "cells. Smaller components would add false positives."
     )
     return [Decision(name="components of the dense map", value=f"from {minimum:g} mm³", reason=reason)]
 

@@ -482,7 +482,7 @@ class InferencePlan(Thresholds):
         default=None,
         description=(
             "Connected components of the dense map become candidates if they have at least this volume in mm³ and the "
-            "boxes of lesions cover less than half of them. Planned: the median of the training lesions. "
+            "boxes of lesions cover less than half of them. Planned: the 99th percentile of the training lesions. "
             "null: no component becomes a candidate."
         ),
     )

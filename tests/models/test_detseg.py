@@ -89,6 +89,7 @@ class Mapped(DetSeg3D):
     """A detector with one proposal of a given probability and a dense map that is high in one place."""
 
     proposal = 0.0
+    edge = 3
 
     def detect(self, image: torch.Tensor) -> DetectorOutput:
         output = super().detect(image)
@@ -97,23 +98,20 @@ class Mapped(DetSeg3D):
             for level in output.levels
         ]
         levels[0].heatmap[0, 0, 1, 1, 1] = math.log(self.proposal / (1 - self.proposal)) if self.proposal else -20.0
-        levels[0].log_size[0, :, 1, 1, 1] = math.log(4.0)
+        levels[0].log_size[0, :, 1, 1, 1] = math.log(6.0)
         assert output.dense is not None
         dense = torch.full_like(output.dense, -9.0)
-        dense[..., :2, :2, :2] = 9.0
+        dense[..., : self.edge, : self.edge, : self.edge] = 9.0
         return output._replace(levels=levels, dense=dense)
 
 
-@pytest.mark.parametrize(
-    ("proposal", "minimum", "expected"),
-    [(0.0, 8.0, 1), (0.2, 8.0, 1), (0.9, 8.0, 0), (0.0, None, 0), (0.0, 1e6, 0)],
-)
-def test_stage_2_trains_on_components_that_no_strong_box_covers(
-    proposal: float, minimum: float | None, expected: int, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("proposal", "edge", "expected"), [(0.0, 3, 1), (0.2, 3, 1), (0.9, 3, 0), (0.0, 2, 0)])
+def test_stage_2_trains_on_components_of_12_cells_that_no_strong_box_covers(
+    proposal: float, edge: int, expected: int, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plans = tiny_plans.evolve(stage1={"dense_channels": 4}, inference={"dense_minimum_mm3": minimum})
+    plans = tiny_plans.evolve(stage1={"dense_channels": 4})
     model, given = Mapped(plans), []
-    model.proposal = proposal
+    model.proposal, model.edge = proposal, edge
     plain = detseg.sample_boxes
 
     def record(target: VolumeTargets, proposals: Detections, *rest: Any) -> RoiSample:
@@ -126,7 +124,7 @@ def test_stage_2_trains_on_components_that_no_strong_box_covers(
     [proposals] = given
     is_component = np.isclose(proposals.scores, 1 / (1 + math.exp(-9)))
     assert is_component.sum() == expected
-    assert proposals.boxes[is_component].tolist() == [[0, 0, 0, *(2 * np.array(model.cell_sizes[0]))]] * expected
+    assert proposals.boxes[is_component].tolist() == [[0, 0, 0, *(3 * np.array(model.cell_sizes[0]))]] * expected
     assert proposals.scores.tolist() == sorted(proposals.scores.tolist(), reverse=True)
 
 

@@ -30,11 +30,11 @@ _CANDIDATE_CEILINGS = (1000, 20_000)
 _MAX_IN_PLANS = 100_000
 USUAL_PERCENTILE = 95
 """Percentile of the sizes of the training lesions. Lesions above it are too few to be learned well."""
-COMPONENT_PERCENTILE = 50
+COMPONENT_PERCENTILE = 99
 """Percentile of the volumes of the training lesions from which components of the dense map become candidates. Smaller
-components would add many false positives on scans like those of the training."""
-MIN_COMPONENT_CELLS = 12
-"""Smallest component of the dense map that becomes a candidate, in cells. The map resolves smaller lesions poorly."""
+components would add large false positives on scans like those of the training."""
+MIN_COMPONENT_CELLS = 27
+"""Smallest component of the dense map that becomes a candidate, in cells: a cube of three cells."""
 
 
 class CandidateLimit(NamedTuple):
@@ -114,7 +114,7 @@ def choose_coarse_reading_size(extents: FloatArray) -> Spacing | None:
 def choose_dense_minimum(volumes: Sequence[float], cell: Spacing) -> float | None:
     """Choose the smallest component of the dense map that becomes a candidate.
 
-    It is larger than half of the training lesions, and has at least 12 cells.
+    It is larger than 99 % of the training lesions, and has at least 27 cells.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def choose_dense_minimum(volumes: Sequence[float], cell: Spacing) -> float | Non
     Examples
     --------
     >>> choose_dense_minimum([5, 15, 40], (2, 2, 2)), choose_dense_minimum(range(1001), (2, 2, 2))
-    (96.0, 500.0)
+    (216.0, 990.0)
     """
     if len(volumes) == 0:
         return None

@@ -17,6 +17,6 @@ def test_without_lesions_there_is_neither_a_second_reading_nor_a_component() -> 
     assert choose_dense_minimum([], (1, 1, 1)) is None
 
 
-def test_a_component_is_larger_than_half_of_the_lesions_and_has_12_cells() -> None:
-    assert choose_dense_minimum(list(range(0, 2001, 10)), (1, 2, 2)) == 1000
-    assert choose_dense_minimum([10, 30, 90], (1, 2, 2)) == 48
+def test_a_component_is_larger_than_99_percent_of_the_lesions_and_has_27_cells() -> None:
+    assert choose_dense_minimum(list(range(0, 2001, 10)), (1, 2, 2)) == 1980
+    assert choose_dense_minimum([10, 50, 90], (1, 2, 2)) == 108
