@@ -4,8 +4,8 @@
     python benchmarks/follow_up.py --aligned data/raw/Dataset102_MSChange
 
 The first command simulates pairs of scans with known motion and known changes. The second command takes a data set
-whose two channels are aligned scans of two times, and whose label marks the changed lesions. It moves the position of
-the second scan in its header by a known motion, and measures the error at the centres of the lesions. The error
+with two aligned scans of each patient as channels. Its label marks the changed lesions. The command moves the position
+of the second scan in its header by a known motion, and measures the error at the centres of the lesions. The error
 contains the error of the alignment of the data set.
 """
 
@@ -92,7 +92,7 @@ def count_states(pair: SimulatedPair, result: FollowUp, tally: Tally) -> None:
 
 
 def measure_aligned(folder: Path, seeds: int) -> None:
-    """Measure the registration error on aligned scans of two times."""
+    """Measure the registration error on two aligned scans of each patient."""
     print("case | rotation ° | shift mm | error mm mean / max | uncertainty mm | agreeing starts | CPU s")
     dataset = load_raw_dataset(folder)
     for number, case in enumerate(dataset.cases):
@@ -130,7 +130,7 @@ def simulated_motion(random: np.random.Generator) -> RigidTransform:
 
 
 def moved(geometry: Geometry, motion: RigidTransform) -> Geometry:
-    """Return a grid whose header places the patient elsewhere."""
+    """Return a grid with another position of the patient in its header."""
     direction = motion.matrix @ np.asarray(geometry.direction).reshape(3, 3)
     x, y, z = motion.apply([geometry.origin])[0].tolist()
     return Geometry(geometry.shape, geometry.spacing, (x, y, z), tuple(direction.ravel().tolist()))

@@ -42,7 +42,7 @@ def image_on_grid(image: Image, grid: Geometry, transform: RigidTransform) -> np
 
 
 def instances_on_grid(point: TimePoint, grid: Geometry, transform: RigidTransform) -> npt.NDArray[Any]:
-    """Return the instance map of a scan on another grid. Every lesion whose centre is on the grid keeps a voxel.
+    """Return the instance map of a scan on another grid. A lesion keeps a voxel if its centre lies on that grid.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from detseg3d.core.body import channel_mask, drawn_values, plausible_range
 
 __all__ = ["BodyBorder", "body_region"]
 
-# Number of points whose distance to the border is measured together.
+# The distances to the border are measured for this many points at a time.
 _BATCH = 8
 # Edge length in voxels of a corner of the volume, and the number of corners that air fills at least.
 _CORNER = 3

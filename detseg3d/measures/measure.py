@@ -164,7 +164,7 @@ class _Pattern:
         intensities: tuple[ChannelIntensities, ...],
         distance: float | None,
     ) -> LesionMeasures:
-        """Return the measures of the lesion whose box begins at the voxel ``offset``."""
+        """Return the measures of a lesion. Its box begins at the voxel ``offset``."""
 
         def ends(diameter: Diameter) -> LineEnds:
             points = diameter.ends + offset

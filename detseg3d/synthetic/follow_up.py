@@ -205,7 +205,7 @@ def simulate_pair(options: FollowUpOptions = FollowUpOptions()) -> SimulatedPair
     Returns
     -------
     SimulatedPair
-        Scans, motion, and the state of each lesion. If there is no room in the body, a pair has fewer lesions.
+        Scans, motion, and the state of each lesion. A pair has fewer lesions if not all fit into the body.
 
     Examples
     --------

@@ -69,7 +69,7 @@ def build_report(export: Export, segmentation: Dataset | None, series_number: in
     ----------
     export : Export
     segmentation : pydicom.Dataset or None
-        The segmentation of the same lesions, to which the report refers; ``None`` if there is no lesion.
+        Segmentation of the same lesions. The report refers to it. ``None`` if the scan has no lesion.
     series_number : int
         Number of the series that is written.
 

@@ -47,7 +47,7 @@ def build_segmentation(export: Export, kind: SegmentationKind, series_number: in
     DetSeg3DError
         If there are too many lesions, or numbers are missing in a ``BINARY`` segmentation.
     ValueError
-        If there is no lesion.
+        If the scan has no lesion.
     """
     numbers = [lesion.number for lesion in export.lesions]
     if not numbers:
