@@ -22,7 +22,7 @@ def lesion_color(number: int) -> tuple[int, int, int]:
     Examples
     --------
     >>> lesion_color(1), lesion_color(2)
-    ((242, 61, 61), (61, 112, 242))
+    ((242, 61, 61), (61, 114, 242))
     """
     red, green, blue = colorsys.hsv_to_rgb((number - 1) * _GOLDEN_RATIO % 1.0, _SATURATION, _VALUE)
     return round(red * 255), round(green * 255), round(blue * 255)
