@@ -71,7 +71,8 @@ class StoredCandidates:
         file = self.folder / condition.folder / f"{scan.case_id}.npz"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_candidates(self.predictor.find_candidates(scan.images, scan.geometry), file)
+            similarity = self.predictor.compare(scan.images, scan.geometry, scan.case_id)
+            save_candidates(self.predictor.find_candidates(scan.images, scan.geometry, similarity), file)
         # Read in any case, because stored probabilities are rounded.
         return load_candidates(file)
 

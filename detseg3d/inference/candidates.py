@@ -33,7 +33,7 @@ from detseg3d.evaluation.scores.ensemble_calibration import (
 from detseg3d.models.ensemble import MemberScores
 from detseg3d.models.merging.decode import Detections, suppression_of
 from detseg3d.models.merging.merge import Merged, merge_pasted, merge_rois
-from detseg3d.models.merging.paste import PastedRoi, RoiPrediction, paste_predictions
+from detseg3d.models.merging.paste import PastedRoi, RoiPrediction, paste_predictions, rois_of
 from detseg3d.models.merging.scores import candidate_roi_scores, combine_scores
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.sections import InferencePlan
@@ -127,9 +127,7 @@ class Candidates:
 
     def select(self, indices: IntArray) -> Candidates:
         """Return the candidates ``indices``, in this order, with their RoIs."""
-        place = {int(old): new for new, old in enumerate(indices)}
-        predictions = [p._replace(candidate=place[p.candidate]) for p in self.predictions if p.candidate in place]
-        return replace(self, detections=self.detections[indices], predictions=predictions)
+        return replace(self, detections=self.detections[indices], predictions=rois_of(indices, self.predictions))
 
     def passing(self, inference: InferencePlan) -> IntArray:
         """Return the indices of candidates that pass detection threshold, suppression and limit, best score first."""

@@ -38,7 +38,7 @@ from detseg3d.planning.appearance.scan import measure_appearance
 from detseg3d.planning.appearance.training import TrainingAppearance
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.sections import InferencePlan
-from detseg3d.preprocessing.case import CaseTransform, preprocess_case
+from detseg3d.preprocessing.case import CaseTransform, check_scan, preprocess_case
 from detseg3d.system.memory import require_memory
 
 __all__ = ["Predictor"]
@@ -175,8 +175,9 @@ class Predictor:
         self, images: npt.NDArray[np.float32], geometry: Geometry, keep_probabilities: bool = False
     ) -> Prediction:
         """Predict a scan ``(C, Z, Y, X)`` in canonical order that lies at ``geometry``."""
-        candidates = self.find_candidates(images, geometry)
-        prediction = self.describe(candidates, geometry, keep_probabilities, self.compare(images, geometry), images)
+        similarity = self.compare(images, geometry)
+        candidates = self.find_candidates(images, geometry, similarity)
+        prediction = self.describe(candidates, geometry, keep_probabilities, similarity, images)
         self.warn_of_limit(prediction, "the scan")
         return replace(prediction, image=images[0])
 
@@ -186,7 +187,6 @@ class Predictor:
         Parameters
         ----------
         images : ndarray of float32, shape ``(C, Z, Y, X)``
-            All finite, with the channels of the plans.
         geometry : Geometry
         name : str
             Name of the scan, for the warning.
@@ -195,7 +195,13 @@ class Predictor:
         -------
         Similarity or None
             ``None`` if the predictor has no reference.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the scan cannot be used (:func:`~detseg3d.preprocessing.case.check_scan`).
         """
+        check_scan(images, geometry.spacing, self.plans)
         if self.reference is None:
             return None
         similarity = self.reference.compare(measure_appearance(images, geometry))
@@ -248,13 +254,22 @@ class Predictor:
             return None
         return expect_recall(similarity.differences, self.shifts)
 
-    def find_candidates(self, images: npt.NDArray[np.float32], geometry: Geometry, loose: bool = False) -> Candidates:
+    def find_candidates(
+        self,
+        images: npt.NDArray[np.float32],
+        geometry: Geometry,
+        similarity: Similarity | None = None,
+        loose: bool = False,
+    ) -> Candidates:
         """Run both stages on a scan; return all candidates above the detection threshold with their RoI masks.
 
         Parameters
         ----------
         images : ndarray of float32, shape ``(C, Z, Y, X)``
         geometry : Geometry
+        similarity : Similarity, optional
+            From :meth:`compare`. If the scan is unlike the training scans, smaller components of the dense map become
+            candidates.
         loose : bool
             Keep more duplicates and twice as many candidates, for a later search over suppression settings.
 
@@ -268,7 +283,12 @@ class Predictor:
         DetSeg3DError
             If the scan cannot be used, or is too large for the memory.
         """
-        inference = loose_suppression(self.plans.inference) if loose else self.plans.inference
+        is_unlike = similarity is not None and similarity.unlike
+        inference = self.plans.inference.for_unlike_scan() if is_unlike else self.plans.inference
+        if inference != self.plans.inference:
+            logger.info("components of the dense map from %g mm³ become candidates", inference.dense_minimum_mm3)
+        if loose:
+            inference = loose_suppression(inference)
         case = preprocess_case(
             images, geometry.spacing, self.plans, admit=lambda transform: self._admit(transform, inference)
         )

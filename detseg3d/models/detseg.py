@@ -37,9 +37,6 @@ __all__ = ["DetSeg3D", "Losses"]
 # low, and even these proposals are better negatives than plain background.
 _PROPOSAL_FLOOR = 0.02
 _PROPOSALS_PER_VOLUME = 100
-# Smallest component of the dense map on which Stage 2 trains, in cells. Most plans use only larger components at
-# inference, but these are too rare in training windows to learn from.
-_TRAINED_CELLS = 12
 
 
 MaskLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -155,10 +152,11 @@ class DetSeg3D(nn.Module):
         DenseComponents
             None if the plan asks for no components.
         """
-        if inference.dense_minimum_mm3 is None:
-            return DenseComponents.none()
-        minimum = inference.dense_minimum_mm3 / math.prod(self.plans.fine_spacing)
-        rule = ComponentRule(inference.dense_threshold, minimum)
+        minimum = inference.dense_minimum_mm3
+        return DenseComponents.none() if minimum is None else self._components_from(minimum, probability, shape)
+
+    def _components_from(self, minimum_mm3: float, probability: torch.Tensor, shape: Sequence[int]) -> DenseComponents:
+        rule = ComponentRule(self.plans.inference.dense_threshold, minimum_mm3 / math.prod(self.plans.fine_spacing))
         return DenseComponents.find(probability, self.cell_sizes[self.plans.stage1.dense_level], shape, rule)
 
     # -- Stage 2 ------------------------------------------------------------------------------------------------
@@ -318,13 +316,13 @@ class DetSeg3D(nn.Module):
             suppression_of(self.plans.inference, _PROPOSALS_PER_VOLUME),
         )
         detection_voxels = math.prod(shape) / math.prod(self.plans.detection_scale)
-        if output.dense is not None:
+        # The components above the usual minimum are too rare in training windows to learn from.
+        smallest = self.plans.inference.smallest_component_mm3
+        if output.dense is not None and smallest is not None:
             # Boxes that are too weak for a hard negative do not cover a component. So Stage 2 learns to judge
             # components that have no box of Stage 1.
             probability = output.dense[volume].float().sigmoid().cpu()
-            cell = self.cell_sizes[self.plans.stage1.dense_level]
-            trained = ComponentRule(self.plans.inference.dense_threshold, _TRAINED_CELLS * math.prod(cell))
-            components = DenseComponents.find(probability, cell, shape, trained)
+            components = self._components_from(smallest, probability, shape)
             strong = proposals[proposals.scores >= training.hard_negative_threshold]
             proposals = Detections.joined([proposals, components.select(~components.covered_by(strong)).detections])
             proposals = proposals[np.argsort(-proposals.scores, kind="stable")]

@@ -31,7 +31,7 @@ from detseg3d.models.merging.decode import (
     keep_best,
     suppression_of,
 )
-from detseg3d.models.merging.paste import RoiPrediction
+from detseg3d.models.merging.paste import RoiPrediction, rois_of
 from detseg3d.models.merging.scores import CandidateScores
 from detseg3d.models.networks.detector import DetectorOutput
 from detseg3d.planning.sections import InferencePlan
@@ -159,8 +159,7 @@ class SegmentedRois:
 
     def select(self, candidates: npt.NDArray[np.int64]) -> SegmentedRois:
         """Return the RoIs of these candidates, which are numbered by their place in ``candidates``."""
-        place = {int(old): new for new, old in enumerate(candidates)}
-        chosen = [roi._replace(candidate=place[roi.candidate]) for roi in self.predictions if roi.candidate in place]
+        chosen = rois_of(candidates, self.predictions)
         members = self.members
         if members is not None:
             members = MemberScores(members.detection[:, candidates], members.roi[:, candidates])

@@ -169,8 +169,8 @@ def predict_file(
     check_writable(path.parent)
     try:
         images, geometry = predictor.read(case, inputs or InputOptions())
-        candidates = predictor.find_candidates(images, geometry)
         similarity = predictor.compare(images, geometry, case.case_id)
+        candidates = predictor.find_candidates(images, geometry, similarity)
         prediction = predictor.describe(candidates, geometry, similarity=similarity)
         write_image(prediction.semantic, prediction.geometry, path)
     except DetSeg3DError:
@@ -248,8 +248,8 @@ def _predict_case(
 ) -> CaseOutcome:
     """Predict and write one case. The memory that the case took is free when this returns."""
     images, geometry = predictor.read(case, inputs)
-    candidates = predictor.find_candidates(images, geometry, loose=output.save_candidates)
     similarity = predictor.compare(images, geometry, case.case_id)
+    candidates = predictor.find_candidates(images, geometry, similarity, loose=output.save_candidates)
     stored = PredictionFolder(folder).candidates(case.case_id)
     if output.save_candidates:
         write_candidates(candidates, stored)

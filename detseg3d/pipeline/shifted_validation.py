@@ -31,7 +31,6 @@ from detseg3d.inference.candidates import save_candidates
 from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.operating_point import weights_digest
 from detseg3d.inference.predictor import Predictor
-from detseg3d.planning.appearance.comparison import Difference
 from detseg3d.planning.appearance.scan import measure_appearance
 from detseg3d.planning.label_format import label_format_of
 from detseg3d.synthetic.shifts.scan import Scan
@@ -118,10 +117,10 @@ def _predict_pair(
     del scan
     kept = {number: int(classes[number - 1]) for number in shifted.lesion_ids}
     truth = CaseTruth.of(Lesions(np.asarray(shifted.instances), kept), shifted.geometry.spacing)
-    candidates = predictor.find_candidates(shifted.images, shifted.geometry, loose=True)
+    similarity = None
+    if predictor.reference is not None:
+        similarity = predictor.reference.compare(measure_appearance(shifted.images, shifted.geometry))
+    candidates = predictor.find_candidates(shifted.images, shifted.geometry, similarity, loose=True)
     save_candidates(candidates, shifted_candidates(validation, pair.shift.name, case.case_id))
     save_truth(truth, shifted_truth(validation, pair.shift.name, case.case_id))
-    differences: tuple[Difference, ...] = ()
-    if predictor.reference is not None:
-        differences = predictor.reference.compare(measure_appearance(shifted.images, shifted.geometry)).differences
-    return ShiftedScan(case.case_id, pair.shift.name, differences)
+    return ShiftedScan(case.case_id, pair.shift.name, () if similarity is None else similarity.differences)

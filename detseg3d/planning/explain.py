@@ -28,6 +28,7 @@ from detseg3d.planning.rules.inference_limits import (
     CANDIDATES_PER_LESION,
     COMPONENT_PERCENTILE,
     MIN_COMPONENT_CELLS,
+    MIN_COMPONENT_CELLS_UNLIKE,
     USUAL_PERCENTILE,
 )
 from detseg3d.planning.rules.length import MAX_STEPS, MIN_STEPS
@@ -452,15 +453,17 @@ def explain_coarse_reading(plans: Plans) -> Decision:
 
 def explain_components(plans: Plans) -> list[Decision]:
     """Explain which components of the dense map become candidates. Empty if none become candidates."""
-    minimum = plans.inference.dense_minimum_mm3
-    if minimum is None:
+    minimum, unlike = plans.inference.dense_minimum_mm3, plans.inference.dense_minimum_unlike_mm3
+    if minimum is None or unlike is None:
         return []
     reason = (
         "A component of the dense map becomes a candidate if the boxes of lesions cover less than half of it. It must "
         f"be larger than {COMPONENT_PERCENTILE} % of the training lesions, and have at least {MIN_COMPONENT_CELLS} "
-        "cells. Smaller components would add false positives."
+        "cells. Smaller components would add false positives. In a scan that is unlike the training scans, boxes miss "
+        f"more lesions, so components from {MIN_COMPONENT_CELLS_UNLIKE} cells become candidates."
     )
-    return [Decision(name="components of the dense map", value=f"from {minimum:g} mm³", reason=reason)]
+    value = f"from {minimum:g} mm³; from {unlike:g} mm³ in a scan that is unlike the training scans"
+    return [Decision(name="components of the dense map", value=value, reason=reason)]
 
 
 def explain_candidates(plans: Plans, cases: Sequence[CaseLesions]) -> Decision:

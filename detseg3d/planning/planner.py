@@ -25,6 +25,7 @@ from detseg3d.planning.recall_bound import CaseLesions, case_lesions
 from detseg3d.planning.rules.ct_window import ct_window
 from detseg3d.planning.rules.grids import choose_fine_spacing, planned_volumes
 from detseg3d.planning.rules.inference_limits import (
+    MIN_COMPONENT_CELLS_UNLIKE,
     choose_candidate_limit,
     choose_coarse_reading_size,
     choose_dense_minimum,
@@ -222,8 +223,10 @@ def _with_components(
     if not detection.stage1.dense_channels:
         return inference
     z, y, x = detection.cells()[detection.stage1.head_stages[detection.stage1.dense_level]]
-    minimum = choose_dense_minimum([lesion.volume_mm3 for case in cases for lesion in case.lesions], (z, y, x))
-    return inference.model_copy(update={"dense_minimum_mm3": minimum})
+    volumes = [lesion.volume_mm3 for case in cases for lesion in case.lesions]
+    smallest = float(f"{MIN_COMPONENT_CELLS_UNLIKE * z * y * x:.4g}") if volumes else None
+    minimum = choose_dense_minimum(volumes, (z, y, x))
+    return inference.model_copy(update={"dense_minimum_mm3": minimum, "dense_minimum_unlike_mm3": smallest})
 
 
 def _identity(dataset: RawDataset) -> dict[str, Any]:

@@ -486,6 +486,13 @@ class InferencePlan(Thresholds):
             "null: no component becomes a candidate."
         ),
     )
+    dense_minimum_unlike_mm3: Annotated[float, Field(ge=0)] | None = Field(
+        default=None,
+        description=(
+            "The same for a scan that is unlike the training scans. Stage 2 trains on components from the smaller of "
+            "both volumes. Planned: 12 cells of the dense map. null: as in other scans."
+        ),
+    )
     roi_batch_size: Count = Field(
         default=16,
         description=(
@@ -517,6 +524,25 @@ class InferencePlan(Thresholds):
         """The thresholds alone. ``growth_threshold`` is ``NO_GROWTH`` if ``join_touching`` is off."""
         values = self.values()
         return Thresholds(**(values if self.join_touching else {**values, "growth_threshold": NO_GROWTH}))
+
+    @property
+    def smallest_component_mm3(self) -> float | None:
+        """Volume in mm³ of the smallest component of the dense map in any scan; ``None`` if no scan has components."""
+        volumes = [v for v in (self.dense_minimum_mm3, self.dense_minimum_unlike_mm3) if v is not None]
+        return min(volumes, default=None)
+
+    def for_unlike_scan(self) -> InferencePlan:
+        """Return the plan of the inference for a scan that is unlike the training scans.
+
+        Examples
+        --------
+        >>> plan = InferencePlan(dense_minimum_mm3=2000, dense_minimum_unlike_mm3=100)
+        >>> plan.for_unlike_scan().dense_minimum_mm3, InferencePlan().for_unlike_scan().dense_minimum_mm3
+        (100.0, None)
+        """
+        if self.dense_minimum_unlike_mm3 is None:
+            return self
+        return self.model_copy(update={"dense_minimum_mm3": self.dense_minimum_unlike_mm3})
 
     def candidate_limit(self, volume: float) -> int:
         """Return the number of candidates that a scan may have.

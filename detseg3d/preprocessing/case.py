@@ -28,7 +28,7 @@ from detseg3d.preprocessing.normalize import normalize
 from detseg3d.preprocessing.resample import resample_image, resampled_shape
 from detseg3d.system.memory import require_memory
 
-__all__ = ["CaseTransform", "DegenerateChannel", "case_transform", "include_lesions", "preprocess_case"]
+__all__ = ["CaseTransform", "DegenerateChannel", "case_transform", "check_scan", "include_lesions", "preprocess_case"]
 
 
 IntBox = tuple[int, int, int, int, int, int]
@@ -191,7 +191,7 @@ def preprocess_case(
         If the number of channels differs from the plans, the spacing is not positive, a voxel is NaN or infinite, the
         case would have too many voxels on the fine grid, or there is not enough memory.
     """
-    _check_input(images, spacing, plans)
+    check_scan(images, spacing, plans)
     mask = body_mask(images)
     box: IntBox = body_box(images, mask) if plans.crop_to_body else (0, 0, 0, *images.shape[1:])
     ids, lesion_boxes = (None, None) if instances is None else boxes_from_instances(instances)
@@ -265,7 +265,14 @@ def _degenerate(
     return tuple(channels)
 
 
-def _check_input(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plans) -> None:
+def check_scan(images: npt.NDArray[Any], spacing: Sequence[float], plans: Plans) -> None:
+    """Check that a scan ``(C, Z, Y, X)`` has the channels of the plans, a valid spacing and finite values.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the number of axes or channels differs, the spacing is not positive, or a voxel is NaN or infinite.
+    """
     if images.ndim != 4 or len(images) != plans.num_channels or 0 in images.shape:
         raise DetSeg3DError(
             "the image does not fit the plans",

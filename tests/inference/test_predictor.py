@@ -366,6 +366,25 @@ def test_a_result_describes_how_the_scan_differs_from_the_training_scans(
     assert "the scan is unlike the training scans: all voxels have the same value" in caplog.text
 
 
+@pytest.mark.parametrize(("gain", "minimum"), [(1.0, 2000.0), (0.0, 96.0)])
+def test_smaller_components_are_candidates_in_a_scan_that_is_unlike_the_training_scans(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, gain: float, minimum: float
+) -> None:
+    volumes = {"dense_minimum_mm3": 2000.0, "dense_minimum_unlike_mm3": 96.0}
+    other = Predictor(
+        predictor.models, predictor.plans.evolve(inference=volumes), predictor.device, reference=predictor.reference
+    )
+    seen = []
+
+    def remember(models: Any, image: torch.Tensor, options: DetectOptions) -> Any:
+        seen.append(options.inference.dense_minimum_mm3)
+        return detect(models, image, options)
+
+    monkeypatch.setattr(predictor_module, "detect", remember)
+    other.predict_array(make_scan(101)[0] * gain, (1.0, 1.0, 1.0))
+    assert seen == [minimum]
+
+
 def test_a_gain_that_normalisation_takes_away_is_not_unlike(predictor: Predictor, result: Prediction) -> None:
     scaled = predictor.predict_array(make_scan(101)[0] * 1000, (1.0, 1.0, 1.0))
     assert scaled.similarity is not None and not scaled.similarity.unlike

@@ -214,10 +214,10 @@ def test_an_unexpected_error_does_not_stop_the_other_cases(
 ) -> None:
     original = predictor.find_candidates
 
-    def fail_once(images: Any, geometry: Any, loose: bool = False) -> Candidates:
+    def fail_once(images: Any, geometry: Any, *arguments: Any, **options: Any) -> Candidates:
         if 1.1 not in geometry.spacing:
             raise error
-        return original(images, geometry, loose)
+        return original(images, geometry, *arguments, **options)
 
     monkeypatch.setattr(predictor, "find_candidates", fail_once)
     failures = predict(predictor, written / "in", tmp_path)

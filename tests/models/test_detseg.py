@@ -106,10 +106,12 @@ class Mapped(DetSeg3D):
 
 
 @pytest.mark.parametrize(("proposal", "edge", "expected"), [(0.0, 3, 1), (0.2, 3, 1), (0.9, 3, 0), (0.0, 2, 0)])
-def test_stage_2_trains_on_components_of_12_cells_that_no_strong_box_covers(
+def test_stage_2_trains_on_the_components_of_unlike_scans_that_no_strong_box_covers(
     proposal: float, edge: int, expected: int, tiny_plans: Plans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plans = tiny_plans.evolve(stage1={"dense_channels": 4})
+    cell = math.prod(DetSeg3D(tiny_plans).cell_sizes[0])
+    volumes = {"dense_minimum_mm3": 100 * cell, "dense_minimum_unlike_mm3": 12 * cell}
+    plans = tiny_plans.evolve(stage1={"dense_channels": 4}, inference=volumes)
     model, given = Mapped(plans), []
     model.proposal, model.edge = proposal, edge
     plain = detseg.sample_boxes

@@ -44,7 +44,7 @@ class FakePredictor:
             raise DetSeg3DError("the image is damaged", file=case.images[0].path)
         return read_channels(case.images)
 
-    def find_candidates(self, images: np.ndarray, geometry: Any, loose: bool) -> Candidates:
+    def find_candidates(self, images: np.ndarray, geometry: Any, similarity: Any, loose: bool) -> Candidates:
         assert loose and images.dtype == np.float32
         return make_candidates([Blob(A, 0.3, 0.3)], images.shape[1:], geometry.spacing)
 

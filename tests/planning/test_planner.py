@@ -318,7 +318,10 @@ def test_touching_masks_are_joined_if_the_labels_do_not_number_lesions(numbered:
 def test_the_plan_names_the_dense_map_the_second_reading_and_the_components() -> None:
     plans = plan(edges=MIXED)
     assert plans.stage1.dense_channels > 0
-    assert plans.inference.coarse_reading_size is not None and plans.inference.dense_minimum_mm3 is not None
+    assert plans.inference.coarse_reading_size is not None
+    assert plans.inference.dense_minimum_mm3 is not None and plans.inference.dense_minimum_unlike_mm3 is not None
+    assert plans.inference.smallest_component_mm3 == plans.inference.dense_minimum_unlike_mm3
+    assert plans.inference.dense_minimum_unlike_mm3 < plans.inference.dense_minimum_mm3
     names = [decision.name for decision in plans.decisions]
     assert {"dense map", "coarse reading", "components of the dense map"} <= set(names)
 

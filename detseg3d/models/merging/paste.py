@@ -11,7 +11,7 @@ import torch
 
 from detseg3d.core.roi import paste_roi
 
-__all__ = ["PastedRoi", "RoiPrediction", "paste_predictions", "region_corners"]
+__all__ = ["PastedRoi", "RoiPrediction", "paste_predictions", "region_corners", "rois_of"]
 
 # Weight of an RoI at its faces, relative to its centre.
 _CLOSENESS_AT_FACES = 0.1
@@ -103,6 +103,19 @@ class PastedRoi(NamedTuple):
         )
         roi = np.asarray(self.prediction.roi, np.float64) - np.tile(corner, 2)
         return self._replace(prediction=self.prediction._replace(roi=roi, candidate=candidate), region=(z, y, x))
+
+
+def rois_of(candidates: npt.NDArray[np.int64], predictions: Sequence[RoiPrediction]) -> list[RoiPrediction]:
+    """Return the RoIs of some candidates, which get the numbers of their places in ``candidates``.
+
+    Examples
+    --------
+    >>> rois = [RoiPrediction(np.zeros(6), owner, torch.zeros(1, 1, 1), 0.5) for owner in (0, 1, 1, 2)]
+    >>> [roi.candidate for roi in rois_of(np.array([2, 1]), rois)]
+    [1, 1, 0]
+    """
+    place = {int(old): new for new, old in enumerate(candidates)}
+    return [roi._replace(candidate=place[roi.candidate]) for roi in predictions if roi.candidate in place]
 
 
 def region_corners(region: tuple[slice, slice, slice]) -> tuple[int, ...]:

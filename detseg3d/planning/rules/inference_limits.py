@@ -13,6 +13,7 @@ from detseg3d.core.arrays import FloatArray, Spacing
 __all__ = [
     "COMPONENT_PERCENTILE",
     "MIN_COMPONENT_CELLS",
+    "MIN_COMPONENT_CELLS_UNLIKE",
     "USUAL_PERCENTILE",
     "choose_candidate_limit",
     "choose_coarse_reading_size",
@@ -34,6 +35,9 @@ COMPONENT_PERCENTILE = 99
 """Percentile of the volumes of the training lesions from which components of the dense map become candidates. Smaller
 components would add large false positives on scans like those of the training."""
 MIN_COMPONENT_CELLS = 27
+# Smallest component in a scan that is unlike the training scans, and in the training of Stage 2
+# (docs/research_log/components_on_another_scanner.md).
+MIN_COMPONENT_CELLS_UNLIKE = 12
 """Smallest component of the dense map that becomes a candidate, in cells: a cube of three cells."""
 
 
