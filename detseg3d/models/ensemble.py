@@ -59,6 +59,9 @@ __all__ = [
 # output of a network is not finite.
 _LARGE_WEIGHT = 1e4
 _LARGE_INTENSITY = 1e4
+# Largest size of the inputs of Stage 2 that are kept from the passes of Stage 1. The first pass is always kept. The
+# estimate of the memory (detseg3d.inference.memory) has a margin for them.
+_MAX_KEPT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,69 @@ class DetectorAverage(NamedTuple):
 
     levels: list[DenseLevel]
     dense: torch.Tensor | None
+
+
+class RoiInputs(NamedTuple):
+    """Output of one pass of Stage 1 that Stage 2 and the scores of single networks need.
+
+    Attributes
+    ----------
+    features : Tensor, shape ``(1, F, z, y, x)``, or None
+        Projected features, flipped back; ``None`` if the plan shares no features.
+    context : Tensor or None
+        Coarsest feature map of the flipped volume; ``None`` without context attention.
+    probabilities : tuple of Tensor
+        For several networks: the heatmap of each level, flipped back, on the CPU. Empty for a single network.
+    """
+
+    features: torch.Tensor | None
+    context: torch.Tensor | None
+    probabilities: tuple[torch.Tensor, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        model: DetSeg3D,
+        output: DetectorOutput,
+        axes: Sequence[int],
+        device: torch.device,
+        levels: Sequence[DenseLevel] = (),
+    ) -> RoiInputs:
+        """Project the features of a pass on the volume flipped along ``axes``; keep the heatmaps of ``levels``."""
+        with autocast(device):
+            features = model.roi_features(output.features)
+        if features is not None and axes:
+            features = features.flip([axis + 2 for axis in axes])
+        context = output.context if model.plans.stage2.context_attention else None
+        return cls(features, context, tuple(level.probability.cpu() for level in levels))
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        tensors = [tensor for tensor in (self.features, self.context, *self.probabilities) if tensor is not None]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@dataclass
+class KeptPasses:
+    """Inputs of Stage 2 from the passes of Stage 1, as many as the memory allows.
+
+    Attributes
+    ----------
+    inputs : dict
+        By the number of the network and the axes of the mirrored copy.
+    size : int
+        Number of bytes.
+    """
+
+    inputs: dict[tuple[int, tuple[int, ...]], RoiInputs] = field(default_factory=dict)
+    size: int = 0
+
+    def keep(self, network: int, axes: tuple[int, ...], inputs: RoiInputs) -> None:
+        """Keep the inputs of one pass if the memory allows it."""
+        if not self.inputs or self.size + inputs.size <= _MAX_KEPT_BYTES:
+            self.inputs[network, axes] = inputs
+            self.size += inputs.size
 
 
 @dataclass(frozen=True)
@@ -209,13 +275,9 @@ def detect(models: Sequence[DetSeg3D], image: torch.Tensor, options: DetectOptio
     """
     model, inference = models[0], options.inference
     images = GridImages.of(model, image, options.device)
-    # A single network without mirrored copies needs one pass of Stage 1, which serves both stages. Otherwise the
-    # features of Stage 1 are computed again for Stage 2: to keep all of them would take several times the memory.
-    single_pass = None
-    if len(models) == 1 and not options.mirror_axes:
-        single_pass = _detect_flipped(model, images.detection, (), options.device)
+    kept_passes = KeptPasses()
     shape = image.shape[1:]
-    average = average_dense(models, images.detection, options, single_pass)
+    average = average_dense(models, images.detection, options, kept_passes)
     highest = highest_probability(average.levels, model.cell_sizes, shape)
     peaks = boxes_of_peaks(average.levels, model.cell_sizes, shape, inference.candidate_threshold)
     dense = average.dense
@@ -229,7 +291,7 @@ def detect(models: Sequence[DetSeg3D], image: torch.Tensor, options: DetectOptio
     if dense is not None:
         components = model.dense_components(dense, shape, inference)
     both = Detections.joined([candidates, components.detections])
-    rois = segment_rois(models, images, both, options, single_pass)
+    rois = segment_rois(models, images, both, options, kept_passes)
     # Only boxes of lesions cover a component. On scans of another kind, heatmaps fail more often than the dense map, so
     # a component may still be a lesion if its box has a low score.
     is_lesion = CandidateScores.of(both, rois.predictions, inference).final >= inference.score_threshold
@@ -301,7 +363,7 @@ def average_dense(
     models: Sequence[DetSeg3D],
     image: torch.Tensor,
     options: DetectOptions,
-    first_output: DetectorOutput | None = None,
+    kept_passes: KeptPasses | None = None,
 ) -> DetectorAverage:
     """Average Stage 1 over mirrored copies and networks.
 
@@ -312,8 +374,8 @@ def average_dense(
     image : Tensor, shape ``(1, C, z, y, x)``
         On the detection grid, padded, on ``options.device``.
     options : DetectOptions
-    first_output : DetectorOutput, optional
-        Output of the first network for ``image`` itself, if it was computed already.
+    kept_passes : KeptPasses, optional
+        Receives the inputs of Stage 2 from the passes of the mirrored copies that Stage 2 averages.
 
     Returns
     -------
@@ -329,13 +391,14 @@ def average_dense(
     weight = 1 / (len(flips) * len(models))
     total: list[DenseLevel] = []
     dense: torch.Tensor | None = None
-    for model in models:
+    for number, model in enumerate(models):
         for axes in flips:
-            is_known = first_output is not None and model is models[0] and not axes
-            output = first_output if is_known else _detect_flipped(model, image, axes, options.device)
-            assert output is not None
-            for index, level in enumerate(dense_levels(output.levels, 0)):
-                level = flip_dense(level, axes)
+            output = _detect_flipped(model, image, axes, options.device)
+            levels = [flip_dense(level, axes) for level in dense_levels(output.levels, 0)]
+            if kept_passes is not None and axes in flip_combinations(options.roi_mirror_axes):
+                members = levels if len(models) > 1 else []
+                kept_passes.keep(number, axes, RoiInputs.of(model, output, axes, options.device, members))
+            for index, level in enumerate(levels):
                 if len(total) <= index:
                     total.append(
                         DenseLevel(
@@ -362,7 +425,7 @@ def segment_rois(
     images: GridImages,
     candidates: Detections,
     options: DetectOptions,
-    first_output: DetectorOutput | None = None,
+    kept_passes: KeptPasses | None = None,
 ) -> SegmentedRois:
     """Run Stage 2 on the RoIs of all candidates, and average over mirrored copies and networks.
 
@@ -376,13 +439,11 @@ def segment_rois(
     ----------
     models : sequence of DetSeg3D
     images : GridImages
-        The Stage 1 features are computed again for each network and mirrored copy, so only one feature map is in memory
-        at a time.
     candidates : Detections
         Boxes on the fine grid.
     options : DetectOptions
-    first_output : DetectorOutput, optional
-        Output of the first network for the volume itself, if it was computed already.
+    kept_passes : KeptPasses, optional
+        Inputs from passes of Stage 1. For other networks and mirrored copies, Stage 1 runs again.
 
     Returns
     -------
@@ -411,24 +472,23 @@ def segment_rois(
     scores = np.zeros((len(models), len(rois)))
     detection = np.zeros((len(models), len(candidates)))
     for number, model in enumerate(models):
-        levels: list[DenseLevel] = []
+        levels: list[torch.Tensor] = []
         for axes in flips:
-            is_known = first_output is not None and number == 0 and not axes
-            output = first_output if is_known else _detect_flipped(model, images.detection, axes, device)
-            assert output is not None
-            if len(models) > 1:
-                levels = _add_dense(levels, dense_levels(output.levels, 0), axes, 1 / len(flips))
-            features, context = _roi_features(model, output, axes, device)
-            del output
+            inputs = None if kept_passes is None else kept_passes.inputs.pop((number, axes), None)
+            if inputs is None:
+                inputs = _roi_inputs(model, images.detection, axes, options, len(models) > 1)
+            levels = levels or [torch.zeros_like(heatmap) for heatmap in inputs.probabilities]
+            for total, heatmap in zip(levels, inputs.probabilities, strict=True):
+                total += heatmap / len(flips)
             for part in _slices(len(rois), options.inference.roi_batch_size):
                 crops = model.crop_inputs(image, candidates.boxes[parents[part]], rois[part]).to(device)
                 classes = torch.from_numpy(candidates.classes[parents[part]])
                 with autocast(device):
-                    mask, roi_score = _segment_flipped(model, crops, features, context, rois[part], classes, axes)
+                    mask, roi_score = _segment_flipped(model, crops, inputs, rois[part], classes, axes)
                 probability[part] += (mask / (len(flips) * len(models))).half().cpu()
                 # The mps device has no float64, so the scores are converted on the CPU.
                 scores[number, part] += roi_score.float().cpu().double().numpy() / len(flips)
-            del features, context  # before the next pass needs the memory
+            del inputs  # before the next pass needs the memory
         if len(models) > 1:
             detection[number] = highest_near(levels, model.cell_sizes, candidates)
     score = scores[0] if len(models) == 1 else mean_by_log_odds(scores)
@@ -443,7 +503,7 @@ def segment_rois(
 
 
 def highest_near(
-    levels: Sequence[DenseLevel], cell_sizes: Sequence[Sequence[float]], candidates: Detections
+    levels: Sequence[torch.Tensor], cell_sizes: Sequence[Sequence[float]], candidates: Detections
 ) -> npt.NDArray[np.float64]:
     """Return the highest probability that one network gives to each candidate near its centre.
 
@@ -452,8 +512,8 @@ def highest_near(
 
     Parameters
     ----------
-    levels : sequence of DenseLevel
-        Output of one network.
+    levels : sequence of Tensor, each of shape ``(K, z, y, x)``
+        Heatmaps of one network.
     cell_sizes : sequence of 3 floats
         Fine voxels per cell ``(z, y, x)`` of each level.
     candidates : Detections
@@ -466,7 +526,7 @@ def highest_near(
     highest = np.zeros(len(candidates))
     centers, sizes = box_centers(candidates.boxes), box_sizes(candidates.boxes)
     for level, cell_size in zip(levels, cell_sizes, strict=True):
-        shape = np.array(level.probability.shape[1:])
+        shape = np.array(level.shape[1:])
         reach = np.maximum(sizes / 4 / np.asarray(cell_size), 1.5)
         # Cell i has its centre at i + 1/2.
         middle = centers / np.asarray(cell_size) - 0.5
@@ -475,7 +535,7 @@ def highest_near(
         for index, class_index in enumerate(candidates.classes.tolist()):
             window = tuple(slice(a, b) for a, b in zip(low[index], high[index], strict=True))
             around = (class_index, *window)
-            highest[index] = max(highest[index], float(level.probability[around].max()))
+            highest[index] = max(highest[index], float(level[around].max()))
     return highest
 
 
@@ -518,48 +578,32 @@ def _detect_flipped(
         return model.detect(detection_image.flip(dims) if axes else detection_image)
 
 
-def _add_dense(
-    total: list[DenseLevel], levels: Sequence[DenseLevel], axes: Sequence[int], weight: float
-) -> list[DenseLevel]:
-    """Add ``weight`` times the probabilities of the levels, flipped back, to ``total``, on the CPU."""
-    restored = [flip_dense(level, axes).probability.cpu() * weight for level in levels]
-    nothing = torch.zeros(0)
-    if not total:
-        return [DenseLevel(probability, nothing, nothing) for probability in restored]
-    return [
-        DenseLevel(level.probability + probability, nothing, nothing)
-        for level, probability in zip(total, restored, strict=True)
-    ]
-
-
-def _roi_features(
-    model: DetSeg3D, output: DetectorOutput, axes: Sequence[int], device: torch.device
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Return the features for Stage 2, flipped back, and the context of the volume flipped along ``axes``."""
-    dims = [axis + 2 for axis in axes]
-    with autocast(device):
-        features = model.roi_features(output.features)
-    return features if features is None or not axes else features.flip(dims), output.context
+def _roi_inputs(
+    model: DetSeg3D, image: torch.Tensor, axes: tuple[int, ...], options: DetectOptions, with_probabilities: bool
+) -> RoiInputs:
+    """Run Stage 1 on the volume flipped along ``axes``, and return the inputs of Stage 2."""
+    output = _detect_flipped(model, image, axes, options.device)
+    levels = [flip_dense(level, axes) for level in dense_levels(output.levels, 0)] if with_probabilities else []
+    return RoiInputs.of(model, output, axes, options.device, levels)
 
 
 def _segment_flipped(
     model: DetSeg3D,
     crops: torch.Tensor,
-    features: torch.Tensor | None,
-    context: torch.Tensor | None,
+    inputs: RoiInputs,
     rois: npt.NDArray[Any],
     classes: torch.Tensor,
     axes: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Segment RoIs flipped along ``axes``; return the probabilities of masks, flipped back, and of the scores.
 
-    ``features`` were computed from the flipped volume and flipped back, so crops of both show the same place.
+    The features were computed from the flipped volume and flipped back, so crops of both show the same place.
     """
-    cropped = None if features is None else model.crop_features(features[0], rois)
+    cropped = None if inputs.features is None else model.crop_features(inputs.features[0], rois)
     dims = [axis + 2 for axis in axes]
     if axes:
         crops = crops.flip(dims)
         cropped = None if cropped is None else cropped.flip(dims)
-    result = model.segment(crops, cropped, classes, context)
+    result = model.segment(crops, cropped, classes, inputs.context)
     mask = result.mask.float().sigmoid()
     return mask.flip([axis + 1 for axis in axes]) if axes else mask, result.score.float().sigmoid()

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.models import ensemble
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.ensemble import (
     DetectOptions,
@@ -449,12 +450,10 @@ def test_the_highest_probability_near_a_candidate_is_found_on_any_level() -> Non
     fine[1, 4, 4, 4] = 0.9  # of another class
     fine[0, 4, 9, 4] = 0.8  # too far
     coarse[0, 2, 2, 2] = 0.7  # the cell of the second centre
-    none = torch.zeros(0)
     boxes = np.array([[6, 6, 6, 12, 12, 12], [15, 15, 15, 24, 24, 24]], np.float32)
     found = Detections(boxes, np.ones(2, np.float32), np.zeros(2, np.int64))
-    levels = [DenseLevel(fine, none, none), DenseLevel(coarse, none, none)]
-    assert highest_near(levels, [(2, 2, 2), (8, 8, 8)], found).tolist() == pytest.approx([0.7, 0.7])
-    assert highest_near(levels[:1], [(2, 2, 2)], found).tolist() == pytest.approx([0.5, 0.0])
+    assert highest_near([fine, coarse], [(2, 2, 2), (8, 8, 8)], found).tolist() == pytest.approx([0.7, 0.7])
+    assert highest_near([fine], [(2, 2, 2)], found).tolist() == pytest.approx([0.5, 0.0])
 
 
 def test_the_scores_of_each_network_are_returned(make_model: Callable[[int], DetSeg3D]) -> None:
@@ -503,19 +502,45 @@ def outputs_of(model: DetSeg3D, image: torch.Tensor, given: DetectOptions) -> li
     ]
 
 
-def test_one_pass_for_both_stages_gives_the_same_bits_as_a_pass_for_each(
+@pytest.mark.parametrize(("mirror_axes", "passes"), [((), 1), ((2,), 2), ((0, 1, 2), 8)])
+@pytest.mark.parametrize("networks", [1, 2])
+def test_one_pass_of_stage_1_for_both_stages_gives_the_same_bits_as_a_pass_for_each(
+    make_model: Callable[[int], DetSeg3D],
+    monkeypatch: pytest.MonkeyPatch,
+    mirror_axes: tuple[int, ...],
+    passes: int,
+    networks: int,
+) -> None:
+    models, image, calls = [make_model(seed) for seed in range(networks)], make_image((16, 20, 24)), []
+    for model in models:
+        plain = model.detect
+        monkeypatch.setattr(model, "detect", lambda image, plain=plain: calls.append(None) or plain(image))
+    given = options(mirror_axes, **EVERYTHING)
+    shared = detect(models, image[0], given)
+    assert len(calls) == passes * networks
+    images = GridImages.of(models[0], image[0], torch.device("cpu"))
+    apart = segment_rois(models, images, shared.candidates, given)
+    assert len(calls) == passes * networks + len(flip_combinations(given.roi_mirror_axes)) * networks
+    for one, other in zip(shared.rois.predictions, apart.predictions, strict=True):
+        assert torch.equal(one.probability, other.probability) and one.score == other.score
+    if networks > 1:
+        assert shared.rois.members is not None and apart.members is not None
+        assert np.array_equal(shared.rois.members.detection, apart.members.detection)
+        assert np.array_equal(shared.rois.members.roi, apart.members.roi)
+
+
+def test_stage_1_runs_again_for_what_does_not_fit_into_the_memory(
     make_model: Callable[[int], DetSeg3D], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A single network without mirrored copies needs one pass of Stage 1, which serves both stages."""
-    model, image, passes = make_model(0), make_image((16, 20, 24)), []
+    model, image, calls = make_model(0), make_image((16, 20, 24)), []
+    kept = outputs_of(model, image, options((0, 1, 2), **EVERYTHING))
+    monkeypatch.setattr(ensemble, "_MAX_KEPT_BYTES", 0)
     plain = model.detect
-    monkeypatch.setattr(model, "detect", lambda image: passes.append(None) or plain(image))
-    shared = outputs_of(model, image, options(**EVERYTHING))
-    assert len(passes) == 1
-    images = GridImages.of(model, image[0], torch.device("cpu"))
-    apart = segment_rois([model], images, detect([model], image[0], options(**EVERYTHING)).candidates, options())
-    assert np.array_equal(shared[2], np.stack([roi.probability.numpy() for roi in apart.predictions]))
-    assert shared[3].tolist() == [roi.score for roi in apart.predictions]
+    monkeypatch.setattr(model, "detect", lambda image: calls.append(None) or plain(image))
+    again = outputs_of(model, image, options((0, 1, 2), **EVERYTHING))
+    assert len(calls) == 9  # the first pass is kept in any case
+    for one, other in zip(kept, again, strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_the_highest_probability_is_known_without_any_candidate(make_model: Callable[[int], DetSeg3D]) -> None:
