@@ -170,6 +170,8 @@ def _central_range(region: IntensityStatistics | None) -> tuple[float, float] | 
 def explain_mirroring(axes: Sequence[int], orders: Sequence[ClassOrder], class_names: Sequence[str]) -> Decision:
     """Explain along which axes windows are flipped, and which classes forbid the other axes."""
     value = f"along {' '.join('zyx'[axis] for axis in axes)}" if axes else "none"
+    if len(axes) > 1:
+        value += f"; at inference, one copy mirrored along {'zyx'[axes[-1]]}"
     if not orders:
         classes = (
             "There is 1 class" if len(class_names) == 1 else f"No two of the {len(class_names)} classes keep an order"

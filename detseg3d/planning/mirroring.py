@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ClassOrder", "find_class_orders", "undirected_axes"]
+__all__ = ["ClassOrder", "copied_axes", "find_class_orders", "undirected_axes"]
 
 # Ten scans agree by chance for one of 500 pairs and axes. A few exceptions are allowed, because labels have mistakes.
 _MIN_SCANS = 10
@@ -92,3 +92,16 @@ def find_class_orders(
 def undirected_axes(orders: Sequence[ClassOrder]) -> tuple[int, ...]:
     """Return the axes along which no two classes keep an order, so that scans may be mirrored along them."""
     return tuple(axis for axis in range(3) if axis not in {order.axis for order in orders})
+
+
+def copied_axes(mirror_axes: Sequence[int]) -> tuple[int, ...]:
+    """Return the axis of the mirrored copy that the inference averages: the last axis of the training's flips.
+
+    One copy is about as good as seven and takes less than half the time (docs/research_log/mirrored_copies.md).
+
+    Examples
+    --------
+    >>> copied_axes((0, 1, 2)), copied_axes(())
+    ((2,), ())
+    """
+    return tuple(mirror_axes[-1:])

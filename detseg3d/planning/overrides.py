@@ -8,6 +8,7 @@ from typing import Any
 
 from detseg3d.core.augmentation import Augmentation
 from detseg3d.core.precision import Precision
+from detseg3d.planning.mirroring import copied_axes
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.length import choose_val_every
 from detseg3d.planning.rules.rois import requested_roi_size
@@ -36,7 +37,8 @@ class TrainingOverrides:
     val_every : int, optional
         Epochs between validations.
     mirror_axes : tuple of int, optional
-        Axes of the flips in training, 0 is z. They also hold for the inference if the plans average mirrored copies.
+        Axes of the flips in training, 0 is z. If the plans average a mirrored copy at inference, it is mirrored along
+        the last of these axes.
     augmentation : Augmentation, optional
     precision : Precision, optional
     network, mask_loss : str, optional
@@ -98,7 +100,7 @@ def apply_overrides(plans: Plans, overrides: TrainingOverrides) -> Plans:
         training["curriculum"] = [{"fraction": 1.0, "window": None}]
     changes: dict[str, Any] = {"training": training}
     if overrides.mirror_axes is not None and plans.inference.mirror_axes:
-        changes["inference"] = {"mirror_axes": overrides.mirror_axes}
+        changes["inference"] = {"mirror_axes": copied_axes(overrides.mirror_axes)}
     if overrides.disable_tta:
         changes["inference"] = {"mirror_axes": ()}
     if overrides.roi_size is not None:

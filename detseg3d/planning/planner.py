@@ -19,7 +19,7 @@ from detseg3d.planning import explain
 from detseg3d.planning.detection_grid import Budget, GridOption, Requirements, Scan, choose_detection
 from detseg3d.planning.fingerprint import CaseFingerprint, ChannelIntensities, Fingerprint
 from detseg3d.planning.memory import INFERENCE_GB
-from detseg3d.planning.mirroring import find_class_orders, undirected_axes
+from detseg3d.planning.mirroring import copied_axes, find_class_orders, undirected_axes
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.recall_bound import CaseLesions, case_lesions
 from detseg3d.planning.rules.ct_window import ct_window
@@ -130,7 +130,9 @@ def plan_dataset(
             roi=roi,
             stage2=stage2,
             training=training,
-            inference=_plan_inference([scan.lesions for scan in scans], suppression, roi, dataset, mirror_axes),
+            inference=_plan_inference(
+                [scan.lesions for scan in scans], suppression, roi, dataset, copied_axes(mirror_axes)
+            ),
             num_channels=len(dataset.channel_names),
             class_names=dataset.class_names,
             budget=Budget(training_gb, inference_gb, precision),

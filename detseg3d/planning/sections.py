@@ -461,10 +461,10 @@ class InferencePlan(Thresholds):
         ),
     )
     mirror_axes: Axes = Field(
-        default=(0, 1, 2),
+        default=(2,),
         description=(
             "Axes of the mirrored copies of test-time augmentation; 0 is z. They must be among the axes of the "
-            "training."
+            "training. One axis gives one copy, two axes 3, three axes 7. Planned: the last axis of the training."
         ),
     )
     coarse_reading_size: Spacing | None = Field(

@@ -135,14 +135,14 @@ def test_a_subset_of_the_folds_uses_the_operating_point(
 @pytest.mark.parametrize(
     ("chosen", "mirrored", "message"),
     [
-        ((), True, "chosen without mirrored copies, but this prediction is made with copies mirrored along z y x,"),
+        ((), True, "chosen without mirrored copies, but this prediction is made with copies mirrored along x,"),
         (
-            (0, 1, 2),
+            (2,),
             False,
-            "chosen with copies mirrored along z y x, but this prediction is made without mirrored copies,",
+            "chosen with copies mirrored along x, but this prediction is made without mirrored copies,",
         ),
         ((), False, None),
-        ((0, 1, 2), True, None),
+        ((2,), True, None),
     ],
 )
 def test_mirrored_copies_that_differ_from_the_operating_point_are_reported_once(

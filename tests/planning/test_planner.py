@@ -296,13 +296,13 @@ def plan_two_classes(*orders: bool) -> Plans:
 
 def test_scans_are_not_mirrored_along_an_axis_on_which_classes_keep_an_order() -> None:
     plans = plan_two_classes(*[True] * 12)
-    assert plans.training.mirror_axes == plans.inference.mirror_axes == (0, 1)
+    assert plans.training.mirror_axes == (0, 1) and plans.inference.mirror_axes == (1,)
     assert "Along x (right to left), head comes before tail in 12 of 12 scans" in why(plans, "mirroring")
 
 
 def test_scans_without_an_order_are_mirrored_along_all_axes() -> None:
     for plans in (plan_two_classes(*[True, False] * 6), plan(edges=SMALL)):
-        assert plans.training.mirror_axes == plans.inference.mirror_axes == (0, 1, 2)
+        assert plans.training.mirror_axes == (0, 1, 2) and plans.inference.mirror_axes == (2,)
         assert "so no axis has a direction" in why(plans, "mirroring")
 
 
