@@ -42,6 +42,7 @@ NOT_RUN = {
     "follow_up": 1,  # predictions of two scans
     "from_nndetection": 2,  # data of nnDetection
     "from_nnunet": 1,  # results of nnU-Net
+    "patient_report": 2,  # predictions of two scans, Chromium
     "other_tools": 3,  # MONAI, napari, nnInteractive
 }
 # The folders of the first run, which the how-to pages go on from.

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
 from detseg3d.core.rigid import RigidTransform
+from detseg3d.data.case_images import image_of_case, images_by_name
 from detseg3d.data.dataset import images_by_stem
 from detseg3d.data.folders import FollowUpFolder, PredictionFolder
 from detseg3d.data.image import Image
@@ -230,7 +231,7 @@ def _patients(inputs: FollowInputs, failures: list[FollowFailure]) -> list[_Pati
         name = strip_ending(inputs.results[0])
         given: tuple[Path | None, ...] = tuple(_single_image(path) for path in inputs.images)
         return [_Patient(name, inputs.results, given or (None,) * len(maps))]
-    scans = [_images(path) for path in inputs.images]
+    scans = [images_by_name(path) for path in inputs.images]
     rows = _rows_of_table(inputs) if inputs.table else _rows_by_name(maps, inputs, failures)
     patients = []
     for patient, cases in rows:
@@ -242,7 +243,7 @@ def _patients(inputs: FollowInputs, failures: list[FollowFailure]) -> list[_Pati
         if missing:
             failures.append(FollowFailure(patient, "; ".join(missing)))
             continue
-        images = tuple(_image_of(case, known, inputs.channel) for case, known in zip(cases, scans, strict=False))
+        images = tuple(image_of_case(case, known, inputs.channel) for case, known in zip(cases, scans, strict=False))
         files = tuple(known[case] for case, known in zip(cases, maps, strict=True))
         patients.append(_Patient(patient, files, images or (None,) * len(files)))
     if not patients:
@@ -278,18 +279,9 @@ def _instance_maps(path: Path) -> dict[str, Path]:
     return {normal_name(name): file for name, file in maps.items()}
 
 
-def _images(path: Path) -> dict[str, Path]:
-    """Return the scans of a time point by name."""
-    if not path.exists():
-        raise DetSeg3DError("the folder of images does not exist", file=path, remedy="check the path")
-    if path.is_file():
-        return {normal_name(strip_ending(path)): path}
-    return {normal_name(name): file for name, file in images_by_stem(path).items()}
-
-
 def _single_image(path: Path) -> Path:
     """Return a scan that is given as a file or a DICOM folder, or as a folder with one scan."""
-    scans = _images(path)
+    scans = images_by_name(path)
     if len(scans) != 1:
         raise DetSeg3DError(
             "the scan of the instance map is not clear",
@@ -298,20 +290,6 @@ def _single_image(path: Path) -> Path:
             expected="a file, or a folder with one scan",
         )
     return next(iter(scans.values()))
-
-
-def _image_of(case: str, scans: Mapping[str, Path], channel: int) -> Path | None:
-    """Return the image of a case: ``CASE_0000`` with the number of the channel, or ``CASE``."""
-    numbered = scans.get(f"{case}_{channel:04d}")
-    if numbered is not None:
-        return numbered
-    if case in scans:
-        return scans[case]
-    return next(iter(scans.values())) if len(scans) == 1 and channel == 0 and _is_dicom(scans) else None
-
-
-def _is_dicom(scans: Mapping[str, Path]) -> bool:
-    return all(path.is_dir() for path in scans.values())
 
 
 def _rows_by_name(
