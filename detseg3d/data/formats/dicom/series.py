@@ -5,6 +5,7 @@ Patient, study and SeriesInstanceUID together identify a series. :func:`choose_s
 
 from __future__ import annotations
 
+import datetime as dt
 import filecmp
 import logging
 from collections import Counter
@@ -29,6 +30,14 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 # Objects that mark or draw on images. Some have pixels, but they are not images.
 _NO_IMAGES = frozenset({"SEG", "PR", "KO", "AU", "DOC", "RTSTRUCT", "RTPLAN", "SR", "REG", "FID", "PLAN"})
 _MAX_LISTED = 20
+
+
+def _date(text: str) -> dt.date | None:
+    """Return the day of a date or a date with time (``YYYYMMDD…``, or ``YYYY.MM.DD`` of old files)."""
+    try:
+        return dt.datetime.strptime(text.replace(".", "", 2)[:8] if text[4:5] == "." else text[:8], "%Y%m%d").date()
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,20 @@ class Series:
     error: DetSeg3DError | None
     is_localizer: bool
     is_derived: bool
+
+    @property
+    def date(self) -> dt.date | None:
+        """Day of the first acquisition; the day of the study if no acquisition is dated; ``None`` if both are unknown.
+
+        A date that is not in the calendar counts as unknown.
+        """
+        acquired = [
+            date
+            for header in self.headers
+            for keyword in ("AcquisitionDate", "AcquisitionDateTime")
+            if (date := _date(header.text(keyword))) is not None
+        ]
+        return min(acquired, default=None) or _date(self.headers[0].text("StudyDate"))
 
     @property
     def is_readable(self) -> bool:
