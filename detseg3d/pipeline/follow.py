@@ -372,9 +372,9 @@ def _read_patient(
         )
     series = _dicom_series(patient)
     _check_patients(patient, series)
-    dates = _dates(names, given, series)
     records = [_record_of(path) for path in patient.maps]
     _check_classes([[] if record is None else read_roi_lesions(record) for record in records])
+    dates = _dates(names, given, series, records)
     points = [
         _read_time_point(name, path, record, image)
         for name, path, record, image in zip(names, patient.maps, records, patient.images, strict=True)
@@ -394,16 +394,31 @@ def _dicom_series(patient: _Patient) -> list[Series | None]:
 
 
 def _dates(
-    names: Sequence[str], given: Sequence[dt.date | None], series: Sequence[Series | None]
+    names: Sequence[str],
+    given: Sequence[dt.date | None],
+    series: Sequence[Series | None],
+    records: Sequence[Path | None],
 ) -> list[dt.date | None]:
-    """Return the date of each scan: that of the user, or that of the DICOM series."""
+    """Return the date of each scan: that of the user, of the DICOM series, or of the record of the results."""
     dates = []
-    for name, date, entry in zip(names, given, series, strict=True):
-        stated = None if entry is None else entry.date
+    for name, date, entry, record in zip(names, given, series, records, strict=True):
+        stated = _recorded_date(record) if entry is None else entry.date
         if date is not None and stated is not None and date != stated:
             logger.warning("%s: the given date %s replaces the date %s of the DICOM series", name, date, stated)
         dates.append(date or stated)
     return dates
+
+
+def _recorded_date(record: Path | None) -> dt.date | None:
+    """Return the date of the first DICOM channel in ``rois/CASE.json``; ``None`` if there is none."""
+    channels = [] if record is None else read_json(record).get("dicom") or []
+    texts = [entry.get("date") for entry in channels if isinstance(entry, Mapping)]
+    try:
+        return next((dt.date.fromisoformat(text) for text in texts if text), None)
+    except (TypeError, ValueError) as error:
+        raise DetSeg3DError(
+            "the date of the scan is not valid", file=record, value=texts, expected="YYYY-MM-DD, or an empty text"
+        ) from error
 
 
 def _check_patients(patient: _Patient, series: Sequence[Series | None]) -> None:

@@ -211,6 +211,22 @@ def test_dates_are_those_of_the_dicom_headers(tmp_path: Path) -> None:
     assert outcome.results[0].comparisons[0].interval_days == 30
 
 
+def test_without_scans_dates_are_those_of_the_results(tmp_path: Path) -> None:
+    folders = []
+    for name, dicom in (("before", [None, {"date": "2024-01-31"}]), ("after", [{"date": ""}])):
+        folders.append(write_results(tmp_path / name, {"a": {1: CUBE}}, {**record(), "dicom": dicom}))
+    assert dates_of(follow(tmp_path, *folders)) == ["2024-01-31", None]
+
+
+def test_a_damaged_date_of_the_results_is_named(tmp_path: Path) -> None:
+    before, after = (
+        write_results(tmp_path / name, {"a": {1: CUBE}}, {**record(), "dicom": [{"date": "31.1.2024"}]})
+        for name in ("before", "after")
+    )
+    (failure,) = follow(tmp_path, before, after).failures
+    assert str(before / "rois" / "a.json") in failure.problem
+
+
 def test_a_given_date_replaces_that_of_the_headers_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,6 @@ __all__ = [
     "read_dicom_geometry",
     "share_series",
 ]
-
-_DATES = ("AcquisitionDate", "AcquisitionDateTime", "SeriesDate", "StudyDate")  # the nearest to the scan first
-_FIRST_DATE = "19700101"  # earlier than every CT or MR scan; programs that remove dates write 19000101 and the like
 
 
 def read_dicom(source: ImageSource) -> tuple[npt.NDArray[Any], Geometry]:
@@ -167,16 +162,6 @@ def identified_geometry(series: Series, suv: bool = False) -> Geometry:
         sop_instance_uids=tuple(frame.header.text("SOPInstanceUID") for frame in frames),
         frame_numbers=tuple(frame.index + 1 for frame in frames),
         suv=suv,
-        date=_date(first),
+        date="" if series.date is None else series.date.isoformat(),
     )
     return replace(series.layout.geometry, dicom=(identity,))
-
-
-def _date(header: DicomHeader) -> str:
-    """Return the date of a scan as ``YYYY-MM-DD``; empty if the object states no valid date."""
-    for keyword in _DATES:
-        text = header.text(keyword)[:8]
-        if len(text) == 8 and text.isdecimal() and text >= _FIRST_DATE:
-            with suppress(ValueError):
-                return datetime.strptime(text, "%Y%m%d").date().isoformat()
-    return ""
