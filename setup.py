@@ -24,6 +24,7 @@ COMMANDS = (
     "export_dicom",
     "evaluate",
     "follow",
+    "report",
     "visualize",
     "completion",
 )

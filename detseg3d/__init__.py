@@ -8,6 +8,8 @@ Predict and evaluate
     :func:`evaluate_folders`, :class:`EvaluationInput`, :func:`draw`.
 Follow lesions over time
     :func:`follow_lesions`, :class:`FollowOptions`, :class:`FollowUp`.
+Report a patient
+    :func:`report_patient`.
 Train
     :func:`convert`, :func:`plan`, :func:`train`, :func:`consolidate`, :func:`write_example_dataset`,
     :func:`export_model`, :func:`install_model`, :class:`PrepareOptions`, :class:`TrainingOptions`.
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from detseg3d.api.evaluation import evaluate
     from detseg3d.api.following import follow_lesions
     from detseg3d.api.images import as_image
+    from detseg3d.api.patient_report import report_patient
     from detseg3d.api.prediction import predict, predict_folder
     from detseg3d.api.training import consolidate, plan, train
     from detseg3d.core.errors import DetSeg3DError
@@ -80,6 +83,7 @@ __all__ = [
     "predict",
     "predict_folder",
     "read_image",
+    "report_patient",
     "to_nibabel",
     "to_simpleitk",
     "train",
@@ -115,6 +119,7 @@ _LOCATIONS = {
     "predict": ("detseg3d.api.prediction", "predict"),
     "predict_folder": ("detseg3d.api.prediction", "predict_folder"),
     "read_image": ("detseg3d.data.images", "read_image"),
+    "report_patient": ("detseg3d.api.patient_report", "report_patient"),
     "to_nibabel": ("detseg3d.data.nibabel", "to_nibabel"),
     "to_simpleitk": ("detseg3d.data.simpleitk", "to_simpleitk"),
     "train": ("detseg3d.api.training", "train"),

@@ -39,9 +39,10 @@ NOT_RUN = {
     "install": 3,  # make and pip
     "cluster": 2,  # SLURM, several GPUs
     "dicom": 2,  # labels and segmentations drawn on DICOM
-    "follow_up": 1,  # predictions of two scans
+    "follow_up": 2,  # predictions of two scans
     "from_nndetection": 2,  # data of nnDetection
     "from_nnunet": 1,  # results of nnU-Net
+    "patient_report": 2,  # predictions of two scans, Chromium
     "other_tools": 3,  # MONAI, napari, nnInteractive
 }
 # The folders of the first run, which the how-to pages go on from.
@@ -62,6 +63,8 @@ QUICK: dict[str, tuple[str, ...]] = {
     "convert": ("-np", "0"),
     "evaluate": ("-np", "0", "--bootstrap", "20"),
 }
+# What is appended to a command that simulates two scans of a patient.
+SMALL_PAIR = ("--shape", "36", "40", "40", "-np", "0")
 # The time limits of the pages; steps take their place.
 SLOW_FLAGS = ("--max_minutes", "-np")
 # A network of a few thousand weights, whose candidates pass although it has learned nothing.
@@ -174,8 +177,7 @@ def quick(command: Command) -> Callable[[Sequence[str]], int]:
         for flag in SLOW_FLAGS:
             if flag in words:
                 del words[words.index(flag) : words.index(flag) + 2]
-        # The pairs of scans of a follow-up are small in the page itself.
-        quick = () if "--follow_up" in words else QUICK.get(command.name, ())
+        quick = SMALL_PAIR if "--follow_up" in words else QUICK.get(command.name, ())
         return command.run([*words, *quick, "--no_progress"])
 
     return run

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +25,7 @@ def follow_lesions(
     *,
     options: FollowOptions | None = None,
     names: Sequence[str] | None = None,
+    dates: Sequence[dt.date | None] | None = None,
     spacing: Sequence[float] | None = None,
 ) -> FollowUp:
     """Compare the lesions of two or more scans of a patient.
@@ -39,6 +42,8 @@ def follow_lesions(
         shrunk if its volume changed by at least 25 %.
     names : sequence of str, optional
         Names of the scans; ``scan 1``, ``scan 2``, … by default.
+    dates : sequence of datetime.date or None, optional
+        Day of each scan, from which the growth per time is computed; ``None`` if it is unknown.
     spacing : 3 floats, optional
         Voxel spacing in mm ``(z, y, x)`` of arrays.
 
@@ -50,7 +55,8 @@ def follow_lesions(
     Raises
     ------
     DetSeg3DError
-        If an input cannot be used, an image is missing, or the registration fails.
+        If an input cannot be used, the dates are not in the order of the scans, an image is missing, or the
+        registration fails.
 
     Examples
     --------
@@ -63,7 +69,7 @@ def follow_lesions(
     >>> [(change.state.value, change.earlier, change.later) for change in result.comparisons[0].changes]
     [('enlarged', (1,), (1,)), ('new', (), (2,))]
     """
-    for other, noun in ((images, "images"), (names, "names")):
+    for other, noun in ((images, "images"), (names, "names"), (dates, "dates")):
         if other is not None and len(other) != len(lesions):
             raise DetSeg3DError(
                 f"the numbers of scans and of {noun} differ", value=(len(lesions), len(other)), expected="equal numbers"
@@ -72,7 +78,8 @@ def follow_lesions(
     for index, entry in enumerate(lesions):
         image = None if images is None else as_image(images[index], _spacing_of(images[index], spacing))
         name = f"scan {index + 1}" if names is None else names[index]
-        points.append(_time_point(name, entry, image, spacing))
+        point = _time_point(name, entry, image, spacing)
+        points.append(point if dates is None else replace(point, date=dates[index]))
     return follow_time_points(points, options or FollowOptions())
 
 

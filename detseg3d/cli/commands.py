@@ -57,6 +57,7 @@ COMMANDS = (
     Command("export_dicom", "write results as DICOM segmentations and reports"),
     Command("evaluate", "compare predictions with labels"),
     Command("follow", "compare the lesions of scans of the same patient over time"),
+    Command("report", "write a page per patient with key images and a table of the lesions, ready to print"),
     Command("visualize", "draw the lesions of a case"),
     Command("export_viewers", "write files for 3D Slicer, ITK-SNAP and interactive segmentation"),
     Command("export_model", "write a trained model as one file"),

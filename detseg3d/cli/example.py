@@ -18,6 +18,7 @@ from detseg3d.cli.arguments import (
 )
 from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
+from detseg3d.core.errors import DetSeg3DError
 
 __all__ = ["main"]
 
@@ -72,6 +73,11 @@ def _add_follow_up_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("two scans of each patient")
     group.add_argument("--follow_up", action="store_true", help="write patients with two scans each")
     group.add_argument(
+        "--dicom",
+        action="store_true",
+        help="also write each scan as a DICOM series, dicom/CASE/; the scans of a patient are dated half a year apart",
+    )
+    group.add_argument(
         "--motion",
         type=non_negative_float,
         nargs=2,
@@ -96,6 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> CommandResult:
     if options.follow_up:
         return _write_follow_up(options)
+    if options.dicom:
+        raise DetSeg3DError("--dicom needs --follow_up", remedy="add --follow_up, or leave out --dicom")
     from detseg3d.synthetic.dataset import PhantomOptions, write_example_dataset
 
     num_cases = options.num_cases or 24
@@ -130,7 +138,7 @@ def _write_follow_up(options: argparse.Namespace) -> CommandResult:
         pair = replace(pair, shape=tuple(options.shape))
     if options.spacing:
         pair = replace(pair, spacing=tuple(options.spacing))
-    folder = write_follow_up_example(options.output, num_pairs, pair, run_of(options))
+    folder = write_follow_up_example(options.output, num_pairs, pair, run_of(options), dicom=options.dicom)
     show(f"The simulated patients are in {folder}")
     show("Next, follow their lesions:")
     show(

@@ -18,20 +18,21 @@ __all__ = ["main"]
 _DESCRIPTION = """\
 Compare the lesions of two or more scans of the same patients. The scans of a patient are registered rigidly,
 their lesions are matched, and each lesion gets a state: new, enlarged, stable, shrunk, disappeared, merged,
-split, or outside the other scan.
+split, or outside the other scan. If the dates of the scans are known, the volume doubling time is stated.
 
 Input: one folder of detseg3d_predict for each time point, in the order of time. The cases of a patient have
 the same name in all folders, or --pairs gives a table of names. Instance maps can be given instead of folders.
 Output: changes.csv, tracks.csv, comparisons.csv, follow_up/CASE.json, a page CASE.html and pictures/ of both
-scans side by side, and the motion between the scans in transforms/.
+scans side by side, and the motion between the scans in transforms/. With --dicom_sr, dicom/ has a segmentation and
+a report of each later scan.
 
-If the registration of a patient fails, an error is shown, the other patients are followed, and the exit code
-is 1."""
+If a patient fails, an error is shown, the other patients are followed, and the exit code is 1."""
 
 _EXAMPLE = """\
 detseg3d_follow -i results_2023 results_2024 --images scans_2023 scans_2024 -o follow_up
-detseg3d_follow -i before.nii.gz after.nii.gz --registration none -o follow_up
-detseg3d_follow -i results_2023 results_2024 --images scans_2023 scans_2024 -o follow_up --criterion diameter"""
+detseg3d_follow -i before.nii.gz after.nii.gz --registration none -o follow_up --dates 2023-02-28 2024-05-31
+detseg3d_follow -i results_2023 results_2024 --images scans_2023 scans_2024 -o follow_up --criterion diameter
+detseg3d_follow -i results_2023 results_2024 --images dicom_2023 dicom_2024 -o follow_up --dicom_sr"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -63,9 +64,29 @@ def build_parser() -> argparse.ArgumentParser:
         "additional first column `patient` names the patient",
     )
     parser.add_argument(
+        "--dates",
+        nargs="+",
+        metavar="DATE|CSV",
+        help="dates of the scans, YYYY-MM-DD: for one patient, one for each time point; for several patients, a table "
+        "with a line of column names, then a line per patient with its name and one date for each time point "
+        "(default: the dates in the DICOM headers of --images; without dates, no growth per time)",
+    )
+    parser.add_argument(
         "--channel", type=non_negative_int, default=0, metavar="N", help="channel of the scans to register and show"
     )
     parser.add_argument("--no_pictures", action="store_true", help="write tables and transforms only")
+    parser.add_argument(
+        "--dicom_sr",
+        action="store_true",
+        help="also write a DICOM segmentation and a structured report of each later scan, in which each lesion keeps "
+        "the Tracking UID of its earlier lesion; needs results of detseg3d_predict and DICOM folders after --images",
+    )
+    parser.add_argument(
+        "--dicom_seg",
+        type=own_word,
+        choices=("labelmap", "binary"),
+        help="type of the segmentation of --dicom_sr (default: labelmap)",
+    )
     _add_registration_flags(parser)
     _add_threshold_flags(parser)
     return parser
@@ -133,14 +154,18 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
 def _run(options: argparse.Namespace) -> CommandResult:
     from dataclasses import replace
 
+    from detseg3d.exports.dicom.options import DicomOptions, SegmentationKind
     from detseg3d.follow.compare import FollowOptions
     from detseg3d.follow.registration import RegistrationMethod
     from detseg3d.follow.thresholds import ChangeThresholds, SizeCriterion
     from detseg3d.pipeline.follow import FollowInputs, follow_folders
+    from detseg3d.pipeline.follow_dates import GivenDates, read_dates
 
     method = RegistrationMethod(options.registration)
     if options.transforms and method is not RegistrationMethod.FILE:
         raise DetSeg3DError("--transforms needs --registration file", value=f"--registration {options.registration}")
+    if options.dicom_seg and not options.dicom_sr:
+        raise DetSeg3DError("--dicom_seg needs --dicom_sr", value=f"--dicom_seg {options.dicom_seg}")
     criterion = SizeCriterion(options.criterion)
     thresholds = ChangeThresholds.recist() if criterion is SizeCriterion.DIAMETER else ChangeThresholds.volumetric()
     if options.min_growth_mm is not None and criterion is SizeCriterion.VOLUME:
@@ -157,16 +182,18 @@ def _run(options: argparse.Namespace) -> CommandResult:
         options.pairs,
         options.channel,
         tuple(options.transforms or ()),
+        read_dates(options.dates, len(options.input)) if options.dates else GivenDates(),
     )
     outcome = follow_folders(
         inputs,
         options.output,
         FollowOptions(method, (), thresholds, options.tolerance),
         pictures=not options.no_pictures,
+        dicom=DicomOptions(SegmentationKind(options.dicom_seg or "labelmap")) if options.dicom_sr else None,
         show_progress=not options.no_progress,
     )
-    total = len(outcome.results) + len(outcome.failures)
-    show(f"{len(outcome.results)} of {total} patient(s) followed; results in {options.output}")
+    names = {result.case_id for result in outcome.results} | {failure.case_id for failure in outcome.failures}
+    show(f"{len(outcome.results)} of {len(names)} patient(s) followed; results in {options.output}")
     if outcome.failures:
         show(f"failed: {', '.join(failure.case_id for failure in outcome.failures)}", error=True)
     data = {

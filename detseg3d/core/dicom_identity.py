@@ -29,6 +29,9 @@ class DicomIdentity:
         Frame number of each slice in its object, from 1.
     suv : bool
         True if the values were converted to standardised uptake values (SUV, body weight).
+    date : str
+        Date of the acquisition as ``YYYY-MM-DD``; the date of the series or of the study if the series does not state
+        the date of the acquisition. Empty if the series states no valid date.
     """
 
     study_instance_uid: str
@@ -41,3 +44,4 @@ class DicomIdentity:
     sop_instance_uids: tuple[str, ...]
     frame_numbers: tuple[int, ...]
     suv: bool = False
+    date: str = ""

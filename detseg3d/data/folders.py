@@ -341,6 +341,11 @@ class FollowUpFolder:
         """Return the path of the motion from a scan, numbered from 1, to the next scan."""
         return self.path / "transforms" / f"{case_id}_{scan}_to_{scan + 1}.tfm"
 
+    @property
+    def dicom_folder(self) -> Path:
+        """Folder of the DICOM objects of each later scan, such as ``CASE_2.seg.dcm`` and ``CASE_2.sr.dcm``."""
+        return self.path / "dicom"
+
 
 @dataclass(frozen=True)
 class FoldFolder:

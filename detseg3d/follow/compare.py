@@ -14,6 +14,7 @@ from detseg3d.core.arrays import BoolArray, FloatArray
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.lesion_state import LesionState
 from detseg3d.core.rigid import IDENTITY, RigidTransform
+from detseg3d.follow.growth import doubling_time
 from detseg3d.follow.matching import LesionGroup, match_lesions
 from detseg3d.follow.registration import Registration, RegistrationMethod, register
 from detseg3d.follow.result import Comparison, FollowUp, LesionChange, LesionTrack, TimePointSummary
@@ -63,7 +64,7 @@ def follow_time_points(
     Parameters
     ----------
     time_points : sequence of TimePoint
-        In the order of time.
+        In the order of time. Dates are optional.
     options : FollowOptions
     case_id : str, optional
         Name of the patient or case.
@@ -75,11 +76,12 @@ def follow_time_points(
     Raises
     ------
     DetSeg3DError
-        If there are fewer than two scans, a class has different meanings, an image for the registration is missing, or
-        a registration fails.
+        If there are fewer than two scans, the dates are not in the order of the scans, an image for the registration is
+        missing, or a registration fails.
     """
     if len(time_points) < 2:
         raise DetSeg3DError("a follow-up needs at least two scans", value=len(time_points), expected="2 or more")
+    _check_dates(time_points)
     pairs = list(pairwise(time_points))
     if options.registration is RegistrationMethod.FILE and len(options.transforms) != len(pairs):
         raise DetSeg3DError(
@@ -93,10 +95,33 @@ def follow_time_points(
         comparisons.append(_compare(earlier, later, registration, options))
     tracks, comparisons = _tracks(time_points, comparisons)
     summaries = tuple(
-        TimePointSummary(point.name, sum(lesion.measures.volume_mm3 for lesion in point.lesions), point.lesions)
+        TimePointSummary(
+            point.name, sum(lesion.measures.volume_mm3 for lesion in point.lesions), point.lesions, point.date
+        )
         for point in time_points
     )
     return FollowUp(case_id, options.thresholds, summaries, tuple(comparisons), tuple(tracks), tuple(time_points))
+
+
+def _check_dates(time_points: Sequence[TimePoint]) -> None:
+    """Raise an error if a scan was made before a scan that precedes it in the order of the input."""
+    dated = [point for point in time_points if point.date is not None]
+    for earlier, later in pairwise(dated):
+        days = _days(earlier, later)
+        if days is not None and days < 0:
+            raise DetSeg3DError(
+                "the scans are not in the order of time",
+                value=f"{earlier.name}: {earlier.date}, then {later.name}: {later.date}",
+                expected="the earliest scan first",
+                remedy="change the order of the time points, or correct the dates",
+            )
+        if days == 0:
+            logger.warning("%s and %s have the same date, so no growth per time is stated", earlier.name, later.name)
+
+
+def _days(earlier: TimePoint, later: TimePoint) -> int | None:
+    """Return the days between two scans; ``None`` if a date is unknown."""
+    return None if earlier.date is None or later.date is None else (later.date - earlier.date).days
 
 
 def _registration(earlier: TimePoint, later: TimePoint, options: FollowOptions, index: int) -> Registration:
@@ -132,7 +157,7 @@ def _compare(earlier: TimePoint, later: TimePoint, registration: Registration, o
     groups = match_lesions(earlier, later, transform, tolerance)
     describe = _Describer(earlier, later, transform, options.thresholds)
     changes = tuple(describe(group) for group in groups)
-    return Comparison(earlier.name, later.name, registration, round(tolerance, 3), changes)
+    return Comparison(earlier.name, later.name, registration, round(tolerance, 3), changes, _days(earlier, later))
 
 
 def _voxel_mm(earlier: TimePoint, later: TimePoint) -> float:
@@ -149,6 +174,7 @@ class _Describer:
         self._points = earlier, later
         self._transforms = transform, transform.inverse()
         self._thresholds = thresholds
+        self._days = _days(earlier, later)
         self._voxel_mm = _voxel_mm(earlier, later)
         self._lesions = tuple({lesion.number: lesion for lesion in point.lesions} for point in self._points)
 
@@ -180,7 +206,15 @@ class _Describer:
             center_world=self._center(group),
             cut=cut,
             notes=notes,
+            doubling_time_days=self._doubling_time(trend, compared),
         )
+
+    def _doubling_time(self, trend: LesionState | None, compared: Sequence[float | None]) -> float | None:
+        """Return the doubling time of an enlarged lesion. Smaller growth may be an error of the outlines."""
+        if trend is not LesionState.ENLARGED:
+            return None
+        days = doubling_time(compared[0], compared[1], self._days)
+        return None if days is None else round(days, 1)
 
     def _world(self, side: int, numbers: Sequence[int]) -> FloatArray:
         clouds = self._points[side].clouds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass, field
 
 from detseg3d.core.lesion_state import LesionState
@@ -51,6 +52,9 @@ class LesionChange(JsonRecord):
         True if one scan does not show the whole place of the lesion.
     notes : tuple of str
         Sentences for the reader.
+    doubling_time_days : float or None
+        Volume doubling time in the common field of view. Only for an enlarged lesion or group, and only if the dates of
+        both scans are known.
     """
 
     JSON_PROPERTIES = ("volume_change_percent", "volume_change_mm3", "long_axis_change_percent", "long_axis_change_mm")
@@ -70,6 +74,7 @@ class LesionChange(JsonRecord):
     center_world: tuple[float, float, float]
     cut: bool = False
     notes: tuple[str, ...] = ()
+    doubling_time_days: float | None = None
 
     @property
     def volume_change_mm3(self) -> float | None:
@@ -109,6 +114,8 @@ class Comparison(JsonRecord):
     tolerance_mm : float
         Distance up to which places in both scans may be the same.
     changes : tuple of LesionChange
+    interval_days : int or None
+        Days from the earlier to the later scan; ``None`` if a date is unknown.
     """
 
     earlier: str
@@ -116,6 +123,7 @@ class Comparison(JsonRecord):
     registration: Registration
     tolerance_mm: float
     changes: tuple[LesionChange, ...]
+    interval_days: int | None = None
 
     def counts(self) -> dict[LesionState, int]:
         """Return the number of changes with each state that occurs, in the order of the states."""
@@ -167,11 +175,19 @@ class TimePointSummary(JsonRecord):
     volume_mm3 : float
         Sum of the volumes of all lesions.
     lesions : tuple of FollowedLesion
+    date : datetime.date or None
+        Day of the scan; ``None`` if it is unknown.
     """
 
     name: str
     volume_mm3: float
     lesions: tuple[FollowedLesion, ...]
+    date: dt.date | None = None
+
+    @property
+    def title(self) -> str:
+        """Name and date of the scan for a reader."""
+        return self.name if self.date is None else f"{self.name} ({self.date.isoformat()})"
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,8 @@ _CHANGE_COLUMNS = (
     "long_axis_later_mm",
     "long_axis_change_mm",
     "long_axis_change_percent",
+    "interval_days",
+    "doubling_time_days",
     "confidence",
     "distance_mm",
     "center_x_mm",
@@ -44,6 +46,8 @@ _TRACK_COLUMNS = (
     "track",
     "scan",
     "name",
+    "date",
+    "days_since_first_scan",
     "numbers",
     "volume_mm3",
     "long_axis_mm",
@@ -58,13 +62,13 @@ def change_table(results: Sequence[FollowUp]) -> str:
     for result in results:
         for comparison in result.comparisons:
             rows += [
-                [result.case_id, comparison.earlier, comparison.later, *_change(change)]
+                [result.case_id, comparison.earlier, comparison.later, *_change(change, comparison.interval_days)]
                 for change in comparison.changes
             ]
     return _csv(rows)
 
 
-def _change(change: LesionChange) -> list[_Cell]:
+def _change(change: LesionChange, days: int | None) -> list[_Cell]:
     before, after = change.size_earlier, change.size_later
     return [
         change.track,
@@ -81,6 +85,8 @@ def _change(change: LesionChange) -> list[_Cell]:
         None if after is None else after.long_axis_mm,
         change.long_axis_change_mm,
         change.long_axis_change_percent,
+        days,
+        change.doubling_time_days,
         change.confidence,
         change.distance_mm,
         *change.center_world,
@@ -93,6 +99,7 @@ def track_table(results: Sequence[FollowUp]) -> str:
     """Return a CSV table with one row per lesion and scan, over all scans of each patient."""
     rows: list[Sequence[_Cell]] = [_TRACK_COLUMNS]
     for result in results:
+        first = result.time_points[0].date
         for track in result.tracks:
             last = len(result.time_points) - 1
             for index, point in enumerate(result.time_points):
@@ -103,6 +110,8 @@ def track_table(results: Sequence[FollowUp]) -> str:
                         track.number,
                         index + 1,
                         point.name,
+                        None if point.date is None else point.date.isoformat(),
+                        None if point.date is None or first is None else (point.date - first).days,
                         _numbers(track.numbers[index]),
                         track.volumes_mm3[index],
                         track.long_axes_mm[index],
@@ -114,7 +123,17 @@ def track_table(results: Sequence[FollowUp]) -> str:
 
 def comparison_table(results: Sequence[FollowUp]) -> str:
     """Return a CSV table with one row per pair of scans: the registration and the number of lesions in each state."""
-    header = ["case", "earlier", "later", "registration", "mutual_information", "overlap", "starts", "agreeing_starts"]
+    header = [
+        "case",
+        "earlier",
+        "later",
+        "interval_days",
+        "registration",
+        "mutual_information",
+        "overlap",
+        "starts",
+        "agreeing_starts",
+    ]
     header += ["uncertainty_mm", "tolerance_mm", "volume_earlier_mm3", "volume_later_mm3"]
     rows: list[Sequence[_Cell]] = [[*header, *(state.value.replace(" ", "_") for state in LesionState)]]
     for result in results:
@@ -138,6 +157,7 @@ def _comparison(comparison: Comparison, volumes: Sequence[float]) -> list[_Cell]
     return [
         comparison.earlier,
         comparison.later,
+        comparison.interval_days,
         comparison.registration.method.value,
         *measured,
         comparison.tolerance_mm,

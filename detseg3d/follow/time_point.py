@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,6 +91,8 @@ class TimePoint:
     image : Image or None
         One channel of the scan, for the registration and for pictures. Its grid may differ from that of the map.
     candidates : tuple of RejectedCandidate
+    date : datetime.date or None
+        Day of the scan; ``None`` if it is unknown.
     """
 
     name: str
@@ -97,6 +100,7 @@ class TimePoint:
     lesions: tuple[FollowedLesion, ...]
     image: Image | None = None
     candidates: tuple[RejectedCandidate, ...] = ()
+    date: dt.date | None = None
 
     @classmethod
     def of_instances(

@@ -22,6 +22,7 @@ from detseg3d.data.instance_classes import instance_class_record
 from detseg3d.inference.result import Prediction
 from detseg3d.system.files import atomic_files, atomic_path, remove_files, write_text
 from detseg3d.system.json_files import read_json, write_json
+from detseg3d.system.json_records import plain
 
 __all__ = [
     "check_input_stays",
@@ -78,6 +79,7 @@ def write_case(prediction: Prediction, case_id: str, folder: Path, ending: str) 
             "shape": list(stored.shape),
             "spacing": list(stored.spacing),
             "axes": StoredOrder.of_direction(stored.direction, stored.shape).axes,
+            "thresholds": plain(prediction.thresholds),
             "candidate_limit": prediction.candidate_limit,
             "limit_reached": prediction.limit_reached,
             "similarity": None if prediction.similarity is None else prediction.similarity.to_json(),

@@ -20,6 +20,7 @@ from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Merged
 from detseg3d.planning.appearance.comparison import Similarity
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.thresholds import Thresholds
 from detseg3d.system.json_records import plain
 
 __all__ = ["PredictedCandidate", "PredictedLesion", "Prediction", "describe_case"]
@@ -183,6 +184,8 @@ class Prediction:
         The recall to expect; ``None`` if the scan is like the training scans or was not compared with them.
     model : ModelIdentity
         The model that made the prediction.
+    thresholds : Thresholds or None
+        The thresholds that turned the candidates into lesions; ``None`` if they are unknown.
     """
 
     semantic: npt.NDArray[np.unsignedinteger[Any]]
@@ -197,6 +200,7 @@ class Prediction:
     image: npt.NDArray[Any] | None = None
     expectation: Expectation | None = None
     model: ModelIdentity = field(default_factory=ModelIdentity)
+    thresholds: Thresholds | None = None
 
     @property
     def limit_reached(self) -> bool:
@@ -208,6 +212,7 @@ class Prediction:
         return {
             "shape": list(self.geometry.shape),
             "spacing": list(self.geometry.spacing),
+            "thresholds": plain(self.thresholds),
             "candidate_limit": self.candidate_limit,
             "limit_reached": self.limit_reached,
             "similarity": None if self.similarity is None else self.similarity.to_json(),
@@ -298,6 +303,7 @@ def describe_case(
         similarity,
         {lesion.id: lesion.class_index for lesion in merged.lesions} if is_numbered else None,
         candidate_limit,
+        thresholds=Thresholds(**plans.inference.values()),
     )
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,14 @@ from detseg3d.data.formats.slicer_segmentation import read_segments
 from detseg3d.data.image_source import ImageSource, SegmentRules
 from detseg3d.data.images import file_ending, read_geometry, read_image, read_label_array, write_image
 from detseg3d.data.instance_classes import InstanceClasses, instance_class_record, parse_instance_classes
+from detseg3d.data.labels import check_same_grid
 from detseg3d.data.roots import check_case_id, check_dataset_name
 from detseg3d.system.files import copy_file, remove_stale, replace_folder, temporary_beside
 from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 
-__all__ = ["ConvertOptions", "convert_folders"]
+__all__ = ["ConvertOptions", "ScansToConvert", "convert_folders", "convert_scans"]
 
 logger = logging.getLogger(__name__)
 
@@ -126,33 +128,109 @@ def convert_folders(
         If images and labels do not match (all mismatches in one table), labels cannot be used, or the data set exists.
     """
     options = options or ConvertOptions()
+    cases = _matched_cases(Path(image_folder), Path(label_folder), options.channel_names)
+    return convert_scans(ScansToConvert(cases, Path(image_folder), Path(label_folder)), output_folder, options, run)
+
+
+@dataclass(frozen=True)
+class ScansToConvert:
+    """Scans and labels that become a data set.
+
+    Attributes
+    ----------
+    labelled : tuple of RawCase
+    image_folder, label_folder : Path
+        Folders that messages name.
+    unlabelled : tuple of RawCase
+        Scans without a label. They become test images.
+    patients : mapping of str to str
+        Patient of each case, for dataset.json. A case without an entry is a separate patient.
+    check_grids : bool
+        Compare the grids of all images and the label of each case. Planning compares them in any case.
+    """
+
+    labelled: tuple[RawCase, ...]
+    image_folder: Path
+    label_folder: Path
+    unlabelled: tuple[RawCase, ...] = ()
+    patients: Mapping[str, str] = field(default_factory=dict)
+    check_grids: bool = False
+
+    def read_as(self, channels: Sequence[str], options: ConvertOptions) -> ScansToConvert:
+        """Return the scans with the options with which their files are read."""
+        labelled = _with_read_options(self.labelled, channels, options)
+        return replace(self, labelled=labelled, unlabelled=_with_read_options(self.unlabelled, channels, options))
+
+    @property
+    def cases(self) -> tuple[RawCase, ...]:
+        """All cases."""
+        return (*self.labelled, *self.unlabelled)
+
+
+def convert_scans(scans: ScansToConvert, output_folder: str | Path, options: ConvertOptions, run: Run = Run()) -> Path:
+    """Convert scans and their labels to a data set in nnU-Net's layout, see :func:`convert_folders`.
+
+    All cases of a patient are training cases, or all are test cases.
+
+    Parameters
+    ----------
+    scans : ScansToConvert
+    output_folder : path
+        The data set becomes a subfolder.
+    options : ConvertOptions
+    run : Run, optional
+
+    Returns
+    -------
+    Path
+        Folder of the data set.
+
+    Raises
+    ------
+    DetSeg3DError
+        If labels cannot be used, a case lies on several grids, or the data set exists.
+    """
     if not 0 <= options.test_split < 1:
         raise DetSeg3DError("the test split must be at least 0 and less than 1", value=options.test_split)
     target = Path(output_folder) / check_dataset_name(options.dataset_name)
     _require_free(target, options.overwrite)
-    cases = _matched_cases(Path(image_folder), Path(label_folder), options.channel_names)
-    channels = _channel_names(options.channel_names, len(cases[0].images))
-    cases = _with_read_options(cases, channels, options)
+    channels = _channel_names(options.channel_names, len(scans.cases[0].images))
+    scans = scans.read_as(channels, options)
+    cases = scans.labelled
     segment_values = None if options.instances else _segment_values(cases, options.labels)
     labels = segment_values if options.labels is None else options.labels
-    values = _label_values(cases, functools.partial(_values_of, names=segment_values), run)
-    names = _label_names(values, labels, options.instances, Path(label_folder))
-    classes = parse_instance_classes({}, names, Path(label_folder), options.instances)
-    ending = _common_ending(cases)
-    test_cases = _draw_test_cases([case.case_id for case in cases], options.test_split, options.seed)
+    if cases:
+        values = _label_values(cases, functools.partial(_values_of, names=segment_values), run)
+        names = _label_names(values, labels, options.instances, scans.label_folder)
+    else:
+        names = _stated_names(labels or ["lesion"], scans.image_folder)
+    classes = parse_instance_classes({}, names, scans.label_folder, options.instances)
+    ending = _common_ending(scans.cases)
+    test_cases = _draw_test_cases([case.case_id for case in cases], options.test_split, options.seed, scans.patients)
+    test_cases |= {case.case_id for case in scans.unlabelled}
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(target.parent)
     partial = temporary_beside(target)
     try:
         jobs = [
-            _Job(case, partial, "Ts" if case.case_id in test_cases else "Tr", ending, segment_values, classes)
-            for case in cases
+            _Job(
+                case,
+                partial,
+                "Ts" if case.case_id in test_cases else "Tr",
+                ending,
+                segment_values,
+                classes,
+                scans.check_grids,
+            )
+            for case in scans.cases
         ]
         results = run_cases(_write_case, jobs, run, "convert")
         failures = describe_failures(results, lambda job: job.case.case_id)
         if failures:
-            raise DetSeg3DError(f"some cases cannot be converted:\n{failures}", file=image_folder)
-        description = _description(channels, names, ending, len(cases) - len(test_cases), options)
+            raise DetSeg3DError(f"some cases cannot be converted:\n{failures}", file=scans.image_folder)
+        description = _description(channels, names, ending, len(scans.cases) - len(test_cases), options)
+        if scans.patients:
+            description["patients"] = dict(sorted(scans.patients.items()))
         write_json(description, RawFolder(partial).dataset_json)
         if target.exists():
             earlier = temporary_beside(target)
@@ -162,7 +240,7 @@ def convert_folders(
             partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    logger.info("%s: %d training and %d test cases", target, len(cases) - len(test_cases), len(test_cases))
+    logger.info("%s: %d training and %d test cases", target, len(scans.cases) - len(test_cases), len(test_cases))
     return target
 
 
@@ -404,9 +482,7 @@ def _label_names(
     if min(values) < 0:
         raise DetSeg3DError("a label has negative values", file=folder, value={min(values): values[min(values)]})
     if instances:
-        named = labels if isinstance(labels, Mapping) else {name: 1 + i for i, name in enumerate(labels or ["lesion"])}
-        named = {name: int(value) for name, value in named.items() if value != 0 and name != "background"}
-        return parse_labels({"labels": {"background": 0, **named}}, folder)
+        return _stated_names(labels or ["lesion"], folder)
     if labels is None:
         if len(values) > _MAX_CLASSES:
             raise DetSeg3DError(
@@ -438,6 +514,13 @@ def _label_names(
     return {"background": 0, **named}
 
 
+def _stated_names(labels: Mapping[str, int] | Sequence[str], folder: Path) -> dict[str, int]:
+    """Return the entry ``labels`` of dataset.json from the classes alone, without values of voxels."""
+    named = labels if isinstance(labels, Mapping) else {name: value for value, name in enumerate(labels, start=1)}
+    named = {name: int(value) for name, value in named.items() if value != 0 and name != "background"}
+    return parse_labels({"labels": {"background": 0, **named}}, folder)
+
+
 def _channel_names(names: Sequence[str] | None, count: int) -> list[str]:
     return [f"channel_{index}" for index in range(count)] if names is None else [str(name) for name in names]
 
@@ -454,18 +537,23 @@ def _common_ending(cases: Sequence[RawCase]) -> str:
     return ".mha" if ending == ".mhd" else ending
 
 
-def _draw_test_cases(case_ids: Sequence[str], fraction: float, seed: int) -> set[str]:
-    """Draw the held-out cases."""
+def _draw_test_cases(
+    case_ids: Sequence[str], fraction: float, seed: int, patients: Mapping[str, str] = MappingProxyType({})
+) -> set[str]:
+    """Draw the held-out cases: a fraction of the patients, with all their cases."""
     if fraction == 0:
         return set()
-    count = max(1, round(fraction * len(case_ids)))
-    if count >= len(case_ids):
+    groups = sorted({patients.get(case_id, case_id) for case_id in case_ids})
+    count = max(1, round(fraction * len(groups)))
+    if count >= len(groups):
         raise DetSeg3DError(
-            f"{len(case_ids)} case(s) are too few to hold out a fraction of {fraction:g} and train on the others",
+            f"{len(groups)} {'patient' if patients else 'case'}(s) are too few to hold out a fraction of {fraction:g} "
+            "and train on the others",
             remedy="add cases, or leave out --test_split",
         )
-    order = np.random.default_rng(seed).permutation(len(case_ids))
-    return {sorted(case_ids)[index] for index in order[:count]}
+    order = np.random.default_rng(seed).permutation(len(groups))
+    drawn = {groups[index] for index in order[:count]}
+    return {case_id for case_id in case_ids if patients.get(case_id, case_id) in drawn}
 
 
 @dataclass(frozen=True)
@@ -478,16 +566,20 @@ class _Job:
     ending: str
     segment_values: Mapping[str, int] | None = None
     instance_classes: InstanceClasses | None = None
+    check_grids: bool = False
 
 
 def _write_case(job: _Job) -> None:
     """Write images and label of a case."""
+    if job.check_grids:
+        _check_grids(job.case)
     images, labels = job.folder / f"images{job.part}", job.folder / f"labels{job.part}"
     case_id, ending = job.case.case_id, job.ending
     for channel, image in enumerate(job.case.images):
         _write_file(image, images / f"{case_id}_{channel:04d}{ending}", None)
     label_source = job.case.label
-    assert label_source is not None
+    if label_source is None:
+        return
     if job.instance_classes is not None:
         write_json(instance_class_record(_instance_classes(job, label_source)), labels / f"{case_id}.json")
     if _is_segmentation(label_source.path):
@@ -499,6 +591,16 @@ def _write_case(job: _Job) -> None:
     if file_ending(label_source.path) == ".npy" and ending != ".npy":
         grid = read_geometry(job.case.images[0])
     _write_file(label_source, labels / f"{case_id}{ending}", grid)
+
+
+def _check_grids(case: RawCase) -> None:
+    """Raise an error if an image or the label lies on another grid than the first image."""
+    first, *others = case.images
+    grid = read_geometry(first)
+    for image in others:
+        check_same_grid(grid, read_geometry(image), (first.path, image.path), "two channels")
+    if case.label is not None:
+        check_same_grid(grid, read_geometry(case.label), (first.path, case.label.path), "image and label")
 
 
 def _instance_classes(job: _Job, label: ImageSource) -> dict[int, int]:

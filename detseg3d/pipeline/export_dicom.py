@@ -30,7 +30,7 @@ from detseg3d.system.json_files import read_json
 from detseg3d.system.signals import raise_if_interrupted
 from detseg3d.system.workers import is_bar_shown
 
-__all__ = ["ExportedCases", "export_case", "export_dicom", "read_codes"]
+__all__ = ["ExportedCases", "export_case", "export_dicom", "prepare_export", "read_codes"]
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +142,25 @@ def export_case(
         raise _as_error(error, case_id) from error
 
 
+def prepare_export(results: Path, case_id: str, source: Path) -> Export:
+    """Return the lesions of one case, ready to be written as DICOM objects.
+
+    Parameters
+    ----------
+    results : Path
+        Folder of ``detseg3d_predict``.
+    case_id : str
+    source : Path
+        Folder or file with the DICOM series of the scan.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the source is not the series of the scan, or a result cannot refer to it.
+    """
+    return _prepare(results, case_id, _Series(source, describe_source(source), None), None)
+
+
 def read_codes(file: str | Path) -> dict[str, ClassCodes]:
     """Return the codes of the classes in a dataset.json.
 
@@ -179,6 +198,10 @@ def _export(
     options: DicomOptions,
     codes: Mapping[str, ClassCodes] | None,
 ) -> tuple[Path, ...]:
+    return write_objects(_prepare(results, case_id, place, codes), DicomPaths(output, case_id), options)
+
+
+def _prepare(results: Path, case_id: str, place: _Series, codes: Mapping[str, ClassCodes] | None) -> Export:
     table = read_lesion_table(results, case_id)
     if codes is not None:
         lesions = tuple(replace(lesion, codes=codes.get(lesion.class_name, lesion.codes)) for lesion in table.lesions)
@@ -186,7 +209,7 @@ def _export(
     record_file = PredictionFolder(results).record(case_id)
     source = _source_of(table, place, record_file)
     instances, geometry = read_label_array(table.instances)
-    export = Export(
+    return Export(
         source=source,
         slices=source.slices_of(instances, geometry, table.instances),
         lesions=table.lesions,
@@ -194,7 +217,6 @@ def _export(
         file=table.instances,
         channels=table.dicom,
     )
-    return write_objects(export, DicomPaths(output, case_id), options)
 
 
 def _source_of(table: LesionTable, place: _Series, record: Path) -> SourceSeries:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.names import normal_name
 from detseg3d.core.rigid import RigidTransform
+from detseg3d.data.case_images import image_of_case, images_by_name
 from detseg3d.data.dataset import images_by_stem
 from detseg3d.data.folders import FollowUpFolder, PredictionFolder
 from detseg3d.data.image import Image
@@ -29,11 +31,16 @@ from detseg3d.follow.result import FollowUp
 from detseg3d.follow.tables import change_table, comparison_table, track_table
 from detseg3d.follow.time_point import LesionFacts, RejectedCandidate, TimePoint
 from detseg3d.follow.transform_files import read_transform, write_transform
+from detseg3d.pipeline.follow_dates import GivenDates
 from detseg3d.system.files import check_writable, read_bounded, write_text
 from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.signals import raise_if_interrupted
 from detseg3d.system.workers import is_bar_shown, release_frames
+
+if TYPE_CHECKING:
+    from detseg3d.data.formats.dicom.series import Series
+    from detseg3d.exports.dicom.options import DicomOptions
 
 __all__ = ["FollowFailure", "FollowInputs", "FollowOutcome", "follow_folders"]
 
@@ -60,6 +67,8 @@ class FollowInputs:
     transforms : tuple of Path
         For the registration ``file``: a folder with ``CASE_1_to_2.tfm``, …, or, for one patient, one file for each
         time point after the first.
+    dates : GivenDates
+        Dates of the scans from the user. For scans without such a date, the date of the DICOM headers counts.
     """
 
     results: tuple[Path, ...]
@@ -67,6 +76,7 @@ class FollowInputs:
     table: Path | None = None
     channel: int = 0
     transforms: tuple[Path, ...] = ()
+    dates: GivenDates = field(default_factory=GivenDates)
 
     def __post_init__(self) -> None:
         if len(self.results) < 2:
@@ -83,7 +93,7 @@ class FollowInputs:
 
 @dataclass(frozen=True)
 class FollowFailure:
-    """A patient that could not be followed, and the reason."""
+    """A patient that could not be followed, or whose DICOM objects could not be written, and the reason."""
 
     case_id: str
     problem: str
@@ -119,6 +129,7 @@ def follow_folders(
     options: FollowOptions,
     *,
     pictures: bool = True,
+    dicom: DicomOptions | None = None,
     show_progress: bool = False,
 ) -> FollowOutcome:
     """Follow the lesions of every patient, and write tables, transforms, pictures and pages.
@@ -134,6 +145,9 @@ def follow_folders(
         The pipeline reads the motions itself if they are in files.
     pictures : bool, optional
         Also write the page and the pictures of each patient.
+    dicom : DicomOptions, optional
+        DICOM objects to write for each scan after the first; by default none. A patient whose objects cannot be written
+        keeps its other results, and is in ``failures`` as well.
     show_progress : bool, optional
 
     Returns
@@ -148,6 +162,7 @@ def follow_folders(
     folder = FollowUpFolder(Path(output))
     failures: list[FollowFailure] = []
     patients = _patients(inputs, failures)
+    inputs.dates.check_patients([*(patient.case_id for patient in patients), *(entry.case_id for entry in failures)])
     _refuse_output(inputs, folder.path)
     check_writable(folder.path)
     names = _time_point_names(inputs.results)
@@ -157,7 +172,9 @@ def follow_folders(
             chosen = options
             if options.registration is RegistrationMethod.FILE:
                 chosen = replace(options, transforms=_read_transforms(inputs, patient, len(patients)))
-            result = follow_time_points(_read_patient(patient, names, options), chosen, patient.case_id)
+            dates = inputs.dates.of(patient.case_id, len(names))
+            points = _read_patient(patient, names, dates, options)
+            result = follow_time_points(points, chosen, patient.case_id)
             _write(result, folder, pictures)
         except Exception as error:
             raise_if_interrupted()
@@ -168,6 +185,8 @@ def follow_folders(
             release_frames(error)
         else:
             results.append(replace(result, scans=()))
+            if dicom is not None:
+                _write_dicom(results[-1], patient, folder.dicom_folder, dicom, failures)
             counts = [comparison.counts() for comparison in result.comparisons]
             text = "; ".join(", ".join(f"{n} {state.value}" for state, n in count.items()) for count in counts)
             logger.info("%s: %s", patient.case_id, text or "no lesion")
@@ -230,7 +249,7 @@ def _patients(inputs: FollowInputs, failures: list[FollowFailure]) -> list[_Pati
         name = strip_ending(inputs.results[0])
         given: tuple[Path | None, ...] = tuple(_single_image(path) for path in inputs.images)
         return [_Patient(name, inputs.results, given or (None,) * len(maps))]
-    scans = [_images(path) for path in inputs.images]
+    scans = [images_by_name(path) for path in inputs.images]
     rows = _rows_of_table(inputs) if inputs.table else _rows_by_name(maps, inputs, failures)
     patients = []
     for patient, cases in rows:
@@ -242,7 +261,7 @@ def _patients(inputs: FollowInputs, failures: list[FollowFailure]) -> list[_Pati
         if missing:
             failures.append(FollowFailure(patient, "; ".join(missing)))
             continue
-        images = tuple(_image_of(case, known, inputs.channel) for case, known in zip(cases, scans, strict=False))
+        images = tuple(image_of_case(case, known, inputs.channel) for case, known in zip(cases, scans, strict=False))
         files = tuple(known[case] for case, known in zip(cases, maps, strict=True))
         patients.append(_Patient(patient, files, images or (None,) * len(files)))
     if not patients:
@@ -278,18 +297,9 @@ def _instance_maps(path: Path) -> dict[str, Path]:
     return {normal_name(name): file for name, file in maps.items()}
 
 
-def _images(path: Path) -> dict[str, Path]:
-    """Return the scans of a time point by name."""
-    if not path.exists():
-        raise DetSeg3DError("the folder of images does not exist", file=path, remedy="check the path")
-    if path.is_file():
-        return {normal_name(strip_ending(path)): path}
-    return {normal_name(name): file for name, file in images_by_stem(path).items()}
-
-
 def _single_image(path: Path) -> Path:
     """Return a scan that is given as a file or a DICOM folder, or as a folder with one scan."""
-    scans = _images(path)
+    scans = images_by_name(path)
     if len(scans) != 1:
         raise DetSeg3DError(
             "the scan of the instance map is not clear",
@@ -298,20 +308,6 @@ def _single_image(path: Path) -> Path:
             expected="a file, or a folder with one scan",
         )
     return next(iter(scans.values()))
-
-
-def _image_of(case: str, scans: Mapping[str, Path], channel: int) -> Path | None:
-    """Return the image of a case: ``CASE_0000`` with the number of the channel, or ``CASE``."""
-    numbered = scans.get(f"{case}_{channel:04d}")
-    if numbered is not None:
-        return numbered
-    if case in scans:
-        return scans[case]
-    return next(iter(scans.values())) if len(scans) == 1 and channel == 0 and _is_dicom(scans) else None
-
-
-def _is_dicom(scans: Mapping[str, Path]) -> bool:
-    return all(path.is_dir() for path in scans.values())
 
 
 def _rows_by_name(
@@ -363,8 +359,10 @@ def _rows_of_table(inputs: FollowInputs) -> list[tuple[str, tuple[str, ...]]]:
 # -- Reading -----------------------------------------------------------------------------------------------------------
 
 
-def _read_patient(patient: _Patient, names: Sequence[str], options: FollowOptions) -> list[TimePoint]:
-    """Read the scans of a patient."""
+def _read_patient(
+    patient: _Patient, names: Sequence[str], given: Sequence[dt.date | None], options: FollowOptions
+) -> list[TimePoint]:
+    """Read the scans of a patient. Dates that the user did not give are those of the DICOM series."""
     if options.registration is RegistrationMethod.RIGID and None in patient.images:
         raise DetSeg3DError(
             "the registration needs the scan of each instance map",
@@ -372,27 +370,62 @@ def _read_patient(patient: _Patient, names: Sequence[str], options: FollowOption
             expected="scans after --images",
             remedy="give --images with one entry per entry after -i, or --registration none if the scans are aligned",
         )
-    _check_patients(patient)
+    series = _dicom_series(patient)
+    _check_patients(patient, series)
     records = [_record_of(path) for path in patient.maps]
     _check_classes([[] if record is None else read_roi_lesions(record) for record in records])
-    return [
+    dates = _dates(names, given, series, records)
+    points = [
         _read_time_point(name, path, record, image)
         for name, path, record, image in zip(names, patient.maps, records, patient.images, strict=True)
     ]
+    return [replace(point, date=date) for point, date in zip(points, dates, strict=True)]
 
 
-def _check_patients(patient: _Patient) -> None:
-    """Raise an error if DICOM scans belong to different patients or are one series."""
+def _dicom_series(patient: _Patient) -> list[Series | None]:
+    """Return the DICOM series of each scan; ``None`` for a scan in another format."""
     from detseg3d.data.formats.dicom.reader import describe_source
     from detseg3d.data.formats.dicom.series import choose_series
 
-    known = [
-        (path, choose_series(describe_source(path)))
+    return [
+        choose_series(describe_source(path)) if path is not None and file_ending(path) is None else None
         for path in patient.images
-        if path is not None and file_ending(path) is None
     ]
-    for (first, series), (second, other) in pairwise(known):
-        if series.patient_id and other.patient_id and series.patient_id != other.patient_id:
+
+
+def _dates(
+    names: Sequence[str],
+    given: Sequence[dt.date | None],
+    series: Sequence[Series | None],
+    records: Sequence[Path | None],
+) -> list[dt.date | None]:
+    """Return the date of each scan: that of the user, of the DICOM series, or of the record of the results."""
+    dates = []
+    for name, date, entry, record in zip(names, given, series, records, strict=True):
+        stated = _recorded_date(record) if entry is None else entry.date
+        if date is not None and stated is not None and date != stated:
+            logger.warning("%s: the given date %s replaces the date %s of the DICOM series", name, date, stated)
+        dates.append(date or stated)
+    return dates
+
+
+def _recorded_date(record: Path | None) -> dt.date | None:
+    """Return the date of the first DICOM channel in ``rois/CASE.json``; ``None`` if there is none."""
+    channels = [] if record is None else read_json(record).get("dicom") or []
+    texts = [entry.get("date") for entry in channels if isinstance(entry, Mapping)]
+    try:
+        return next((dt.date.fromisoformat(text) for text in texts if text), None)
+    except (TypeError, ValueError) as error:
+        raise DetSeg3DError(
+            "the date of the scan is not valid", file=record, value=texts, expected="YYYY-MM-DD, or an empty text"
+        ) from error
+
+
+def _check_patients(patient: _Patient, series: Sequence[Series | None]) -> None:
+    """Raise an error if DICOM scans belong to different patients or are one series."""
+    known = [(path, entry) for path, entry in zip(patient.images, series, strict=True) if entry is not None]
+    for (first, before), (second, after) in pairwise(known):
+        if before.patient_id and after.patient_id and before.patient_id != after.patient_id:
             raise DetSeg3DError(
                 "the scans belong to different patients",
                 file=second,
@@ -400,7 +433,7 @@ def _check_patients(patient: _Patient) -> None:
                 expected="scans of one patient",
                 remedy="give scans of one patient, or anonymise both scans with the same PatientID",
             )
-        if series.uid and series.uid == other.uid:
+        if before.uid and before.uid == after.uid:
             raise DetSeg3DError(
                 "both time points are one DICOM series", file=second, value=str(first), expected="two series"
             )
@@ -501,6 +534,24 @@ def _write(result: FollowUp, folder: FollowUpFolder, pictures: bool) -> None:
     if pictures:
         _write_pictures(result, folder)
     write_json(result.to_json(), folder.record(case))
+
+
+def _write_dicom(
+    result: FollowUp, patient: _Patient, folder: Path, options: DicomOptions, failures: list[FollowFailure]
+) -> None:
+    """Write the DICOM objects of one patient. A failure is added to ``failures``."""
+    # highdicom takes a second to import.
+    from detseg3d.pipeline.follow_dicom import FollowedScan, write_follow_up_objects
+
+    scans = [FollowedScan(path, image) for path, image in zip(patient.maps, patient.images, strict=True)]
+    try:
+        write_follow_up_objects(result, scans, folder, options)
+    except Exception as error:
+        raise_if_interrupted()
+        if not isinstance(error, DetSeg3DError):
+            logger.debug("the DICOM objects of %s failed", patient.case_id, exc_info=True)
+        failures.append(FollowFailure(patient.case_id, f"its DICOM objects were not written: {_reason(error)}"))
+        release_frames(error)
 
 
 def _write_pictures(result: FollowUp, folder: FollowUpFolder) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.images import write_image
+from detseg3d.synthetic.dicom_series import SimulatedStudy, write_dicom_series
 from detseg3d.synthetic.follow_up import FollowUpOptions, SimulatedScan, simulate_pair
 from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
@@ -16,7 +18,8 @@ from detseg3d.system.workers import describe_failures, run_cases
 __all__ = ["write_follow_up_example"]
 
 _FOLDER = "FollowUp_Example"
-_SIDES = ("baseline", "follow_up")
+_SIDES = {"baseline": dt.date(2024, 1, 15), "follow_up": dt.date(2024, 7, 15)}
+"""Folder of each scan, and its date in DICOM."""
 
 
 def write_follow_up_example(
@@ -24,6 +27,8 @@ def write_follow_up_example(
     num_pairs: int = 4,
     options: FollowUpOptions | None = None,
     run: Run = Run(show_progress=False),
+    *,
+    dicom: bool = False,
 ) -> Path:
     """Write simulated patients with two scans each.
 
@@ -39,6 +44,8 @@ def write_follow_up_example(
     options : FollowUpOptions, optional
         The seed of a pair is ``options.seed`` and its number.
     run : Run
+    dicom : bool, optional
+        Also write each scan as a DICOM series ``dicom/CASE/``. The series of a patient have dates half a year apart.
 
     Returns
     -------
@@ -57,7 +64,10 @@ def write_follow_up_example(
         raise DetSeg3DError("the example exists already", file=folder, remedy="remove it, or choose another folder")
     jobs = list(range(num_pairs))
     results = run_cases(
-        partial(_write_pair, folder=folder, options=options or FollowUpOptions()), jobs, run, "simulated patients"
+        partial(_write_pair, folder=folder, options=options or FollowUpOptions(), dicom=dicom),
+        jobs,
+        run,
+        "simulated patients",
     )
     failures = describe_failures(results, _case_name)
     if failures:
@@ -69,12 +79,15 @@ def _case_name(index: int) -> str:
     return f"patient_{index + 1:03d}"
 
 
-def _write_pair(index: int, folder: Path, options: FollowUpOptions) -> None:
+def _write_pair(index: int, folder: Path, options: FollowUpOptions, dicom: bool) -> None:
     """Simulate one patient and write both scans and the truth. The truth is written last."""
     case = _case_name(index)
-    pair = simulate_pair(replace(options, seed=options.seed * 10_000 + index))
-    for side, scan in zip(_SIDES, (pair.earlier, pair.later), strict=True):
+    seed = options.seed * 10_000 + index
+    pair = simulate_pair(replace(options, seed=seed))
+    for (side, date), scan in zip(_SIDES.items(), (pair.earlier, pair.later), strict=True):
         _write_scan(scan, folder / side, case)
+        if dicom:
+            write_dicom_series(scan.image, SimulatedStudy(case, side, date, seed), folder / side / "dicom" / case)
     write_json(pair.to_json(), folder / "truth" / f"{case}.json")
 
 

@@ -6,6 +6,7 @@ result class spells out its own fields twice. Reading is left to pydantic, which
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -98,8 +99,8 @@ def plain(value: Any) -> Any:
     Parameters
     ----------
     value : any
-        Dataclasses, pydantic models, mappings, sequences, enumerations, paths, NumPy numbers and plain values, nested
-        in any way.
+        Dataclasses, pydantic models, mappings, sequences, enumerations, paths, dates, NumPy numbers and plain values,
+        nested in any way.
 
     Examples
     --------
@@ -122,6 +123,8 @@ def plain(value: Any) -> Any:
         return value.value
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, dt.date):
+        return value.isoformat()
     if hasattr(value, "tolist"):  # a NumPy number or array
         return value.tolist()
     return value

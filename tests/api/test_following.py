@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import datetime as dt
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,12 @@ def test_simulated_scans_are_registered_and_every_state_is_right() -> None:
     found = {(change.earlier, change.later): change.state for change in result.comparisons[0].changes}
     expected = {(change.earlier, change.later): change.state for change in pair.changes}
     assert found == expected
+
+
+def test_dates_give_the_interval() -> None:
+    dates = [dt.date(2024, 1, 31), dt.date(2024, 3, 1)]
+    result = follow_lesions([np.zeros((8, 8, 8), int)] * 2, options=ALIGNED, dates=dates, spacing=(1, 1, 1))
+    assert result.comparisons[0].interval_days == 30
 
 
 def test_a_map_with_fractions_is_refused() -> None:

@@ -8,6 +8,7 @@ import pytest
 from detseg3d.cli.convert import main, parse_labels
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import load_raw_dataset
+from tests.data.bids.builders import add_image, add_mask
 
 
 @pytest.fixture
@@ -71,3 +72,59 @@ def test_label_names_of_the_command_line() -> None:
 def test_invalid_label_names_are_refused(words: list[str]) -> None:
     with pytest.raises(DetSeg3DError, match="cannot be understood"):
         parse_labels(words)
+
+
+@pytest.fixture
+def bids(tmp_path: Path) -> list[str]:
+    root = tmp_path / "bids"
+    for subject in (1, 2):
+        for acquisition in ("a", "b"):
+            add_image(root, f"sub-{subject}_acq-{acquisition}_FLAIR")
+        add_image(root, f"sub-{subject}_T1w")
+        add_mask(root / "derivatives/lesions", f"sub-{subject}_desc-lesion_mask")
+        add_mask(root / "derivatives/lesions", f"sub-{subject}_desc-brain_mask")
+    return ["--bids", str(root), "--output_dir", str(tmp_path / "raw"), "-np", "0"]
+
+
+def test_bids_flags_reach_the_data_set(tmp_path: Path, bids: list[str]) -> None:
+    flags = "--suffix FLAIR T1w,acq= --bids_filter acq=b --bids_labels lesions --label_filter desc=lesion"
+    assert main([*bids, *flags.split()]) == 0
+    folder = tmp_path / "raw/Dataset001_Converted"
+    dataset = load_raw_dataset(folder)
+    assert dataset.channel_names == ("FLAIR", "T1w") and dataset.patients == {"sub-1": "sub-1", "sub-2": "sub-2"}
+    copied = (folder / "imagesTr/sub-1_0000.nii.gz").read_bytes()
+    assert copied == (tmp_path / "bids/sub-1/anat/sub-1_acq-b_FLAIR.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ("", "--suffix"),
+        ("--suffix FLAIR", "sub-1_acq-a_FLAIR.nii.gz, sub-1_acq-b_FLAIR.nii.gz"),
+        ("--suffix FLAIR --bids_filter acq=a --bids_labels lesions", "desc=brain"),
+        ("--suffix T1w --bids_labels lesion", "lesions"),
+        ("--suffix T1w --bids_filter acq-a", "acq-a"),
+        ("--suffix T2w", "4 FLAIR"),
+        ("--suffix T1w --image_dir x", "--image_dir"),
+        ("--suffix T1w --series 3", "--series"),
+    ],
+)
+def test_a_wrong_choice_of_bids_is_refused_by_name(
+    tmp_path: Path, bids: list[str], flags: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*bids, *flags.split()]) == 1
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize("flags", ["--suffix FLAIR", "--each_run", "--bids_labels x"])
+def test_bids_flags_need_bids(
+    folders: list[str], tmp_path: Path, flags: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*folders, "--output_dir", str(tmp_path / "raw"), *flags.split()]) == 1
+    assert flags.split()[0] in capsys.readouterr().err
+
+
+def test_folders_or_bids_are_needed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--output_dir", str(tmp_path / "raw")]) == 1
+    assert "--image_dir" in capsys.readouterr().err

@@ -48,7 +48,27 @@ def test_a_failed_patient_gives_exit_code_1(
     assert (result["patients"], [entry["case"] for entry in result["failed"]]) == (["a"], ["b"])
 
 
-@pytest.mark.parametrize("flags", [["--transforms", "x.tfm"], ["--min_growth_mm", "2"]])
+def test_dates_can_be_given(folders: list[str], tmp_path: Path) -> None:
+    assert follow.main([*folders, "--dates", "2023-12-31", "2024-12-30"]) == 0
+    header, row = (tmp_path / "out" / "changes.csv").read_text(encoding="utf-8").splitlines()
+    values = dict(zip(header.split(","), row.split(","), strict=True))
+    assert values["interval_days"] == "365"
+    # 216 to 288 mm³: 365 · ln 2 / ln(4 / 3)
+    assert float(values["doubling_time_days"]) == pytest.approx(879.4, abs=0.1)
+
+
+def test_a_failure_of_the_dicom_objects_gives_exit_code_1(
+    folders: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert follow.main([*folders, "--dicom_sr", "--json"]) == 1
+    result = json.loads(capsys.readouterr().out)["result"]
+    assert (result["patients"], [entry["case"] for entry in result["failed"]]) == (["a"], ["a"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--transforms", "x.tfm"], ["--min_growth_mm", "2"], ["--dicom_seg", "binary"], ["--dates", "2023-12-31"]],
+)
 def test_flags_that_would_do_nothing_are_refused(folders: list[str], flags: list[str]) -> None:
     assert follow.main([*folders, *flags]) == 1
 

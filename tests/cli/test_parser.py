@@ -27,6 +27,7 @@ NEEDED = {
     "export_viewers": "-i a --also slicer",
     "evaluate": "-gt a -pred b",
     "follow": "-i a b -o c",
+    "report": "-i a -o b",
     "visualize": "--image a --pred b --output c",
     "export_model": "1 -o a.safetensors",
     "install_model": "a.safetensors",

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import datetime as dt
+import json
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -137,11 +140,53 @@ def test_lesions_are_followed_over_several_scans() -> None:
 
 
 def test_the_result_survives_json() -> None:
-    result = follow_three()
-    read = FollowUp.from_json(result.to_json())
+    scans = [dated(scan, 2024, 1, day) for scan, day in zip(follow_three().scans, (1, 9, 20), strict=True)]
+    result = follow_time_points(scans, ALIGNED, "case")
+    read = FollowUp.from_json(json.loads(json.dumps(result.to_json())))
+    assert read.time_points == result.time_points
     assert read.comparisons == result.comparisons
     assert read.tracks == result.tracks
     assert read.scans == ()
+
+
+def dated(point: TimePoint, *day: int) -> TimePoint:
+    return replace(point, date=dt.date(*day))
+
+
+def test_dates_give_the_interval_and_the_doubling_time() -> None:
+    # The volume doubles in the 366 days from 1 March 2023 to 1 March 2024.
+    before, after = dated(time_point({1: CUBE}), 2023, 3, 1), dated(time_point({1: (6, 6, 6, 12, 12, 18)}), 2024, 3, 1)
+    comparison = follow_time_points([before, after], ALIGNED).comparisons[0]
+    assert comparison.interval_days == 366
+    assert comparison.changes[0].doubling_time_days == 366.0
+
+
+@pytest.mark.parametrize("columns", [12, 13, 9])  # stable, 17 % more, shrunk
+def test_only_an_enlarged_lesion_has_a_doubling_time(columns: int) -> None:
+    before = dated(time_point({1: CUBE}), 2023, 3, 1)
+    after = dated(time_point({1: (6, 6, 6, 12, 12, columns)}), 2024, 3, 1)
+    assert change_of(before, after).doubling_time_days is None
+
+
+def test_without_dates_there_is_no_growth_per_time() -> None:
+    comparison = follow_time_points([time_point({1: CUBE}), time_point({1: (6, 6, 6, 12, 12, 18)})], ALIGNED)
+    assert comparison.comparisons[0].interval_days is None
+    assert comparison.comparisons[0].changes[0].doubling_time_days is None
+
+
+def test_scans_that_are_not_in_the_order_of_time_are_refused() -> None:
+    empty = time_point({})
+    with pytest.raises(DetSeg3DError) as error:
+        follow_time_points([dated(empty, 2024, 3, 1), empty, dated(empty, 2024, 2, 29)], ALIGNED)
+    assert "2024-03-01" in str(error.value.value) and "2024-02-29" in str(error.value.value)
+
+
+def test_scans_of_one_day_are_compared_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    points = [dated(time_point({1: CUBE}), 2024, 3, 1), dated(time_point({1: (6, 6, 6, 12, 12, 18)}), 2024, 3, 1)]
+    comparison = follow_time_points(points, ALIGNED).comparisons[0]
+    assert (comparison.interval_days, comparison.changes[0].doubling_time_days) == (0, None)
+    assert len(caplog.records) == 1
 
 
 def test_a_single_scan_is_refused() -> None:

@@ -140,7 +140,7 @@ def test_boxes_in_the_world_fit_the_written_mask(written: Path) -> None:
 
 def test_a_record_has_the_fields_that_are_promised(written: Path) -> None:
     record = json.loads((written / "out" / "rois" / "sick.json").read_text(encoding="utf-8"))
-    limit = {"candidate_limit", "limit_reached"}
+    limit = {"candidate_limit", "limit_reached", "thresholds"}
     comparison = {"similarity", "expected_recall"}
     grid = {"spacing", "shape", "axes"}
     assert set(record) == {"case_id", "model", "lesions", "candidates"} | grid | comparison | limit

@@ -110,7 +110,7 @@ def read_record(folder: Path, case_id: str = "a") -> Any:
     return json.loads((folder / "rois" / f"{case_id}.json").read_text(encoding="utf-8"))
 
 
-def test_the_record_holds_the_whole_description(prediction: Prediction, tmp_path: Path) -> None:
+def test_the_record_holds_the_whole_description(prediction: Prediction, plans: Plans, tmp_path: Path) -> None:
     write_case(prediction, "a", tmp_path, ".mha")
     assert read_record(tmp_path) == {
         "case_id": "a",
@@ -118,6 +118,7 @@ def test_the_record_holds_the_whole_description(prediction: Prediction, tmp_path
         "shape": [8, 9, 10],
         "spacing": [3.0, 0.5, 0.75],
         "axes": AXES,
+        "thresholds": plans.inference.values(),
         "candidate_limit": None,
         "limit_reached": False,
         "similarity": None,

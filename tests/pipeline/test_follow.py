@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from detseg3d.follow.registration import RegistrationMethod
 from detseg3d.follow.result import FollowUp
 from detseg3d.follow.transform_files import read_transform, write_transform
 from detseg3d.pipeline.follow import FollowInputs, FollowOutcome, follow_folders
+from detseg3d.pipeline.follow_dates import GivenDates
 from detseg3d.system.json_files import read_json, write_json
 from tests.data.formats.dicom.builders import SeriesBuilder
 from tests.follow.maps import SHAPE, instance_map
@@ -182,6 +184,72 @@ def test_dicom_scans_of_other_patients_are_refused(tmp_path: Path, name: str, pa
     outcome = follow(tmp_path, *maps, images=tuple(images))
     assert [problem in failure.problem for failure in outcome.failures] == ([True] if problem else [])
     assert len(outcome.results) == (not problem)
+
+
+def write_dated_scans(tmp_path: Path, *dates: str) -> dict[str, Any]:
+    """Write a DICOM series and an empty instance map per date; return the arguments of :func:`follow`."""
+    maps, images = [], []
+    for index, date in enumerate(dates):
+        builder = SeriesBuilder(np.ones((8, 16, 16), np.int16), name=f"s{index}", extra={"AcquisitionDate": date})
+        images.append(tmp_path / f"scans{index}" / "a")
+        builder.write(images[-1])
+        geometry = read_geometry(images[-1])
+        maps.append(tmp_path / f"map{index}" / "a.nii.gz")
+        write_image(np.zeros(geometry.shape, np.uint8), geometry, maps[-1])
+    return {"folders": maps, "images": tuple(images)}
+
+
+def dates_of(outcome: FollowOutcome) -> list[str | None]:
+    (result,) = outcome.results
+    return [None if point.date is None else point.date.isoformat() for point in result.time_points]
+
+
+def test_dates_are_those_of_the_dicom_headers(tmp_path: Path) -> None:
+    scans = write_dated_scans(tmp_path, "20240131", "20240301")
+    outcome = follow(tmp_path, *scans["folders"], images=scans["images"])
+    assert dates_of(outcome) == ["2024-01-31", "2024-03-01"]
+    assert outcome.results[0].comparisons[0].interval_days == 30
+
+
+def test_without_scans_dates_are_those_of_the_results(tmp_path: Path) -> None:
+    folders = []
+    for name, dicom in (("before", [None, {"date": "2024-01-31"}]), ("after", [{"date": ""}])):
+        folders.append(write_results(tmp_path / name, {"a": {1: CUBE}}, {**record(), "dicom": dicom}))
+    assert dates_of(follow(tmp_path, *folders)) == ["2024-01-31", None]
+
+
+def test_a_damaged_date_of_the_results_is_named(tmp_path: Path) -> None:
+    before, after = (
+        write_results(tmp_path / name, {"a": {1: CUBE}}, {**record(), "dicom": [{"date": "31.1.2024"}]})
+        for name in ("before", "after")
+    )
+    (failure,) = follow(tmp_path, before, after).failures
+    assert str(before / "rois" / "a.json") in failure.problem
+
+
+def test_a_given_date_replaces_that_of_the_headers_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scans = write_dated_scans(tmp_path, "20240131", "20240301")
+    given = GivenDates(by_patient={"a": (None, dt.date(2024, 3, 2))})
+    assert dates_of(follow(tmp_path, *scans["folders"], images=scans["images"], dates=given)) == [
+        "2024-01-31",
+        "2024-03-02",
+    ]
+    assert "2024-03-01" in caplog.text
+
+
+def test_scans_in_the_wrong_order_of_time_fail(tmp_path: Path) -> None:
+    scans = write_dated_scans(tmp_path, "20240301", "20240131")
+    (failure,) = follow(tmp_path, *scans["folders"], images=scans["images"]).failures
+    assert "2024-03-01" in failure.problem
+
+
+def test_dates_of_an_unknown_patient_stop_the_follow_up(tmp_path: Path, before: Path, after: Path) -> None:
+    given = GivenDates(by_patient={"z": (None, dt.date(2024, 3, 2))})
+    with pytest.raises(DetSeg3DError) as error:
+        follow(tmp_path, before, after, dates=given)
+    assert error.value.value == ["z"]
 
 
 def test_motions_are_read_from_files(tmp_path: Path, before: Path) -> None:

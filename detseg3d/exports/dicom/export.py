@@ -18,6 +18,7 @@ from detseg3d.core.codes import Code
 from detseg3d.core.dicom_identity import DicomIdentity
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.model_identity import ModelIdentity
+from detseg3d.exports.dicom.history import ScanHistory
 from detseg3d.exports.dicom.source import SourceSeries
 from detseg3d.exports.dicom.tracking import tracking_uid
 from detseg3d.exports.lesion_table import ExportedLesion
@@ -42,6 +43,8 @@ class Export:
         The instance map that messages name.
     channels : tuple of DicomIdentity or None
         Series of each channel of the scan, as in the record; empty if it is unknown.
+    history : ScanHistory or None
+        The same lesions in an earlier scan; ``None`` without an earlier scan.
     """
 
     source: SourceSeries
@@ -50,6 +53,7 @@ class Export:
     model: ModelIdentity
     file: Path
     channels: tuple[DicomIdentity | None, ...] = ()
+    history: ScanHistory | None = None
 
     def __post_init__(self) -> None:
         stated = [lesion.number for lesion in self.lesions]
@@ -62,6 +66,8 @@ class Export:
                 expected=f"lesions {listing(stated)}, as in the record",
                 remedy="predict the case again",
             )
+        if self.history is not None and set(self.history.lesions) != set(stated):
+            raise ValueError("the history does not have the lesions of the scan")
 
     @cached_property
     def planes(self) -> dict[int, tuple[int, ...]]:
@@ -73,7 +79,12 @@ class Export:
         return {number: tuple(indices) for number, indices in planes.items() if number}
 
     def tracking_uid(self, lesion: ExportedLesion) -> str:
-        """Return the Tracking UID of a lesion, which is the same in every export."""
+        """Return the Tracking UID of a lesion, which is the same in every export.
+
+        A lesion that is followed has the Tracking UID that its history states.
+        """
+        if self.history is not None:
+            return self.history.lesions[lesion.number].tracking_uid
         return tracking_uid(self.source.identity.series_instance_uid, self.model.digest, lesion.number)
 
     def is_suv(self, channel: int) -> bool:

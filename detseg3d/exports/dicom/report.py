@@ -2,6 +2,10 @@
 
 Each lesion has two measurement groups with the same tracking identifier. The standard does not allow coordinates in a
 group that refers to a segment (TID 1411). The end points of the axes therefore stand in a second group (TID 1501).
+
+In the report of a follow-up, the first group also states the change since the earlier scan and the Tracking UIDs of the
+earlier lesions. A lesion that only the earlier scan shows has a group without measurements. The standard has codes for
+growth and shrinkage only, so the codes of the other items are private.
 """
 
 from __future__ import annotations
@@ -21,16 +25,20 @@ from highdicom.sr import (
     DeviceObserverIdentifyingAttributes,
     FindingSite,
     GraphicTypeValues3D,
+    ImageContentItem,
     Measurement,
     MeasurementReport,
     MeasurementsAndQualitativeEvaluations,
     ObservationContext,
     ObserverContext,
+    QualitativeEvaluation,
     ReferencedSegment,
     RelationshipTypeValues,
     SourceImageForMeasurementGroup,
     SourceImageForSegmentation,
+    TimePointContext,
     TrackingIdentifier,
+    UIDRefContentItem,
     VolumetricROIMeasurementsAndQualitativeEvaluations,
 )
 from pydicom import Dataset
@@ -38,9 +46,11 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as DicomCode
 from pydicom.uid import generate_uid
 
-from detseg3d.core.codes import LESION
+from detseg3d.core.codes import LESION, ClassCodes
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.lesion_state import LesionState
 from detseg3d.exports.dicom.export import Export, coded, identify
+from detseg3d.exports.dicom.history import EarlierLesion, LesionHistory, LostLesion
 from detseg3d.exports.dicom.source import UTF_8
 from detseg3d.exports.dicom.texts import MANUFACTURER, model_title, serial_number
 from detseg3d.exports.dicom.tracking import tracking_identifier
@@ -57,13 +67,32 @@ _PROCEDURES = {
 }
 _QUALITATIVE_EVALUATIONS = CodedConcept("C0034375", "UMLS", "Qualitative Evaluations")
 _SUV = CodedConcept("126401", "DCM", "SUVbw")
-_VOXEL_VALUE = CodedConcept("VOXEL_VALUE", "99DETSEG3D", "Voxel value")
+_Group = MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations
+_SCHEME = "99DETSEG3D"
+_CHANGE = CodedConcept("CHANGE", _SCHEME, "Change since earlier scan")
+_CHANGES = {
+    LesionState.NEW: CodedConcept("NEW", _SCHEME, "New"),
+    LesionState.ENLARGED: CodedConcept("15454001", "SCT", "Increase in size"),
+    LesionState.STABLE: CodedConcept("STABLE", _SCHEME, "Stable in size"),
+    LesionState.SHRUNK: CodedConcept("19776001", "SCT", "Decrease in size"),
+    LesionState.DISAPPEARED: CodedConcept("DISAPPEARED", _SCHEME, "Disappeared"),
+    LesionState.MERGED: CodedConcept("MERGED", _SCHEME, "Merged"),
+    LesionState.SPLIT: CodedConcept("SPLIT", _SCHEME, "Split"),
+    LesionState.REGROUPED: CodedConcept("REGROUPED", _SCHEME, "Merged and split"),
+    LesionState.OUT_OF_VIEW: CodedConcept("OUT_OF_VIEW", _SCHEME, "Outside other scan"),
+}
+_VOLUME_CHANGE = CodedConcept("VOLUME_CHANGE", _SCHEME, "Change of volume since earlier scan")
+_DOUBLING_TIME = CodedConcept("DOUBLING_TIME", _SCHEME, "Volume doubling time")
+_EARLIER_UID = CodedConcept("EARLIER_UID", _SCHEME, "Tracking Unique Identifier of earlier lesion")
+_EARLIER_SEGMENT = CodedConcept("EARLIER_SEGMENT", _SCHEME, "Segment of earlier lesion")
+_VOXEL_VALUE = CodedConcept("VOXEL_VALUE", _SCHEME, "Voxel value")
 
 
 def build_report(export: Export, segmentation: Dataset | None, series_number: int) -> Comprehensive3DSR:
     """Return the structured report of a scan.
 
-    Without lesions, the report states that none was found. The report is preliminary and not verified.
+    Without lesions, the report states that none was found. The report is preliminary and not verified. If the lesions
+    have a history, the report states their changes.
 
     Parameters
     ----------
@@ -92,6 +121,8 @@ def build_report(export: Export, segmentation: Dataset | None, series_number: in
         )
     content = _content(export, segmentation)
     evidence = [*export.source.objects(), *([] if segmentation is None else [segmentation])]
+    if export.history is not None:
+        evidence += [entry.evidence() for entry in export.history.objects]
     report = Comprehensive3DSR(
         evidence=_with_identity(evidence),
         content=content,
@@ -122,10 +153,12 @@ def _with_identity(evidence: Sequence[Dataset]) -> list[Dataset]:
 
 
 def _content(export: Export, segmentation: Dataset | None) -> MeasurementReport:
-    groups: list[MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations] = []
+    groups: list[_Group] = []
     if segmentation is not None:
         for lesion in export.lesions:
             groups += [_region_group(export, lesion, segmentation), _axes_group(export, lesion)]
+    if export.history is not None:
+        groups += [_lost_group(export, lost) for lost in export.history.lost]
     observer = ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
@@ -142,23 +175,25 @@ def _content(export: Export, segmentation: Dataset | None) -> MeasurementReport:
         imaging_measurements=groups or [_placeholder()],
         title=codes.cid7021.ImagingMeasurementReport,
     )
-    return report if groups else _stating_no_lesion(report)
+    return report if export.lesions else _stating_no_lesion(report, bool(groups))
 
 
 def _placeholder() -> MeasurementsAndQualitativeEvaluations:
     return MeasurementsAndQualitativeEvaluations(tracking_identifier=TrackingIdentifier(str(generate_uid()), "none"))
 
 
-def _stating_no_lesion(report: MeasurementReport) -> MeasurementReport:
-    """Replace the measurements by the evaluation "Finding: None" (row 12 of TID 1500).
+def _stating_no_lesion(report: MeasurementReport, has_groups: bool) -> MeasurementReport:
+    """Add the evaluation "Finding: None" (row 12 of TID 1500), and remove the placeholder of the measurements.
 
-    highdicom writes only measurements, and an empty container is not allowed.
+    highdicom writes only measurements, and an empty container is not allowed. ``has_groups`` states that the
+    measurements are not a placeholder, but groups of lesions that disappeared.
     """
     evaluations = ContainerContentItem(name=_QUALITATIVE_EVALUATIONS, relationship_type=RelationshipTypeValues.CONTAINS)
     contains = RelationshipTypeValues.CONTAINS
     none = CodeContentItem(name=codes.DCM.Finding, value=codes.SCT.None_, relationship_type=contains)
     evaluations.ContentSequence = ContentSequence([none])
-    items = [item for item in report[0].ContentSequence if item.name != codes.DCM.ImagingMeasurements]
+    content = report[0].ContentSequence
+    items = [item for item in content if has_groups or item.name != codes.DCM.ImagingMeasurements]
     report[0].ContentSequence = ContentSequence([*items, evaluations])
     return report
 
@@ -171,9 +206,8 @@ def _algorithm(export: Export) -> AlgorithmIdentification:
     return AlgorithmIdentification(name=model_title(export.model), version=export.model.version)
 
 
-def _sites(lesion: ExportedLesion) -> list[FindingSite] | None:
-    site = lesion.codes.site
-    return None if site is None else [FindingSite(anatomic_location=coded(site))]
+def _sites(class_codes: ClassCodes) -> list[FindingSite] | None:
+    return None if class_codes.site is None else [FindingSite(anatomic_location=coded(class_codes.site))]
 
 
 def _region_group(
@@ -191,7 +225,10 @@ def _region_group(
     ]
     for index, channel in enumerate(measures.intensities):
         values += _intensities(export, index, channel, len(measures.intensities) > 1)
-    return VolumetricROIMeasurementsAndQualitativeEvaluations(
+    history = None if export.history is None else export.history.lesions[lesion.number]
+    if history is not None:
+        values += _growth(history)
+    group = VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(export, lesion),
         referenced_segment=ReferencedSegment(
             sop_class_uid=segmentation.SOPClassUID,
@@ -203,10 +240,71 @@ def _region_group(
         ),
         finding_type=coded(lesion.codes.finding or LESION),
         finding_category=codes.SCT.MorphologicallyAbnormalStructure,
-        finding_sites=_sites(lesion),
+        finding_sites=_sites(lesion.codes),
         algorithm_id=_algorithm(export),
         measurements=values,
+        time_point_context=_time_point(export),
+        qualitative_evaluations=None if history is None else [_change(history.state)],
     )
+    if history is not None:
+        _add_earlier(group, history.earlier)
+    return group
+
+
+def _lost_group(export: Export, lost: LostLesion) -> MeasurementsAndQualitativeEvaluations:
+    """Return the group of a lesion that only the earlier scan shows."""
+    lesion = lost.lesion
+    group = MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=TrackingIdentifier(
+            uid=lesion.tracking_uid, identifier=f"{tracking_identifier(lesion.number)} of earlier scan"
+        ),
+        finding_type=coded(lost.codes.finding or LESION),
+        finding_category=codes.SCT.MorphologicallyAbnormalStructure,
+        finding_sites=_sites(lost.codes),
+        algorithm_id=_algorithm(export),
+        time_point_context=_time_point(export),
+        qualitative_evaluations=[_change(lost.state)],
+    )
+    _add_earlier(group, (lesion,))
+    return group
+
+
+def _time_point(export: Export) -> TimePointContext | None:
+    if export.history is None:
+        return None
+    number = export.history.time_point
+    return TimePointContext(time_point=str(number), time_point_order=number)
+
+
+def _change(state: LesionState) -> QualitativeEvaluation:
+    return QualitativeEvaluation(name=_CHANGE, value=_CHANGES[state])
+
+
+def _growth(history: LesionHistory) -> list[Measurement]:
+    """Return the change of the volume, as far as it is known."""
+    pairs = (
+        (_VOLUME_CHANGE, history.volume_change_percent, codes.UCUM.Percent),
+        (_DOUBLING_TIME, history.doubling_time_days, codes.UCUM.Day),
+    )
+    return [Measurement(name, value, unit) for name, value, unit in pairs if value is not None]
+
+
+def _add_earlier(group: _Group, lesions: Sequence[EarlierLesion]) -> None:
+    """Add the identifiers and the segments of earlier lesions to a group. The template may be extended."""
+    contains = RelationshipTypeValues.CONTAINS
+    items = group[0].ContentSequence
+    for lesion in lesions:
+        items.append(UIDRefContentItem(name=_EARLIER_UID, value=lesion.tracking_uid, relationship_type=contains))
+        if lesion.segmentation is not None:
+            items.append(
+                ImageContentItem(
+                    name=_EARLIER_SEGMENT,
+                    referenced_sop_class_uid=lesion.segmentation.sop_class_uid,
+                    referenced_sop_instance_uid=lesion.segmentation.sop_instance_uid,
+                    referenced_segment_numbers=[lesion.number],
+                    relationship_type=contains,
+                )
+            )
 
 
 def _axes_group(export: Export, lesion: ExportedLesion) -> MeasurementsAndQualitativeEvaluations:
@@ -221,8 +319,9 @@ def _axes_group(export: Export, lesion: ExportedLesion) -> MeasurementsAndQualit
         tracking_identifier=_tracking(export, lesion),
         finding_type=coded(lesion.codes.finding or LESION),
         finding_category=codes.SCT.MorphologicallyAbnormalStructure,
-        finding_sites=_sites(lesion),
+        finding_sites=_sites(lesion.codes),
         algorithm_id=_algorithm(export),
+        time_point_context=_time_point(export),
         measurements=[
             Measurement(
                 name,

@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from detseg3d.core.lesion_state import LesionState
-from detseg3d.follow.result import Comparison, FollowUp, LesionChange
+from detseg3d.follow.result import Comparison, FollowUp, LesionChange, LesionTrack
 from detseg3d.follow.thresholds import ChangeThresholds, SizeCriterion
 from detseg3d.reporting.html.rendering import render
 from detseg3d.reporting.html.report import POLICY, PageSection, asset
@@ -74,6 +74,30 @@ class _Count:
     color: str
 
 
+@dataclass(frozen=True)
+class _TrackRow:
+    """A row of the table of all scans.
+
+    ``states[i]`` are the changes from scan ``i`` to the next scan; a lesion in parts may have several.
+    """
+
+    track: LesionTrack
+    numbers: tuple[str, ...]
+    states: tuple[tuple[_Count, ...], ...]
+
+    @classmethod
+    def of(cls, track: LesionTrack, comparisons: Sequence[Comparison]) -> _TrackRow:
+        states = []
+        for comparison in comparisons:
+            own = [change.state for change in comparison.changes if change.track == track.number]
+            states.append(
+                tuple(
+                    _Count(state.value, own.count(state), STATE_COLORS[state]) for state in LesionState if state in own
+                )
+            )
+        return cls(track, tuple(numbers_text(numbers) if numbers else "" for numbers in track.numbers), tuple(states))
+
+
 def write_follow_up_page(path: str | Path, result: FollowUp, max_bytes: int = MAX_BYTES) -> None:
     """Write the page of a follow-up as one file that needs neither a network nor a server.
 
@@ -95,15 +119,19 @@ def write_follow_up_page(path: str | Path, result: FollowUp, max_bytes: int = MA
     sections = [
         PageSection(
             f"pair-{index + 1}",
-            f"{comparison.earlier} → {comparison.later}",
+            " → ".join(point.title for point in result.time_points[index : index + 2]),
             _comparison_section(result, index, budget),
             f"{comparison.earlier} → {comparison.later}",
         )
         for index, comparison in enumerate(result.comparisons)
     ]
+    titles = [point.title for point in result.time_points]
     if len(result.time_points) > 2:
-        names = [point.name for point in result.time_points]
-        tracks = render("follow_tracks", names=names, tracks=result.tracks)
+        tracks = render(
+            "follow_tracks",
+            points=result.time_points,
+            tracks=[_TrackRow.of(track, result.comparisons) for track in result.tracks],
+        )
         sections.append(PageSection("tracks", "All scans", tracks, "All scans"))
     reading = render("follow_reading", thresholds=describe_thresholds(result.thresholds))
     sections.append(PageSection("reading", "How to read this page", reading, "How to read this page"))
@@ -111,7 +139,7 @@ def write_follow_up_page(path: str | Path, result: FollowUp, max_bytes: int = MA
     page = render(
         "report",
         title=title,
-        facts=[("Scans", ", ".join(point.name for point in result.time_points))],
+        facts=[("Scans", ", ".join(titles))],
         sections=sections,
         colors=COLORS,
         policy=POLICY,
@@ -157,6 +185,8 @@ def _comparison_section(result: FollowUp, index: int, budget: int) -> Markup:
         "follow_comparison",
         key=key,
         names=[comparison.earlier, comparison.later],
+        titles=[point.title for point in points],
+        interval=comparison.interval_days,
         lesions=[len(point.lesions) for point in points],
         volumes=[point.volume_mm3 for point in points],
         registration=_registration_text(comparison),
@@ -222,6 +252,11 @@ def _registration_text(comparison: Comparison) -> str:
 
 def _warnings(comparison: Comparison) -> list[str]:
     quality = comparison.registration.quality
+    warnings = []
     if quality is not None and quality.agreeing_starts == 1:
-        return ["Only one start of the registration led to this result. Check that both pictures show the same place."]
-    return []
+        warnings.append(
+            "Only one start of the registration led to this result. Check that both pictures show the same place."
+        )
+    if comparison.interval_days == 0:
+        warnings.append("Both scans have the same date, so no growth per time is stated.")
+    return warnings

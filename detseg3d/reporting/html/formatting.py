@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["DASH", "count", "interval", "number", "sphere_diameter"]
+__all__ = ["DASH", "count", "interval", "number", "significant", "sphere_diameter"]
 
 DASH = "–"
 """Text that replaces a missing value."""
@@ -22,6 +22,22 @@ def number(value: object, digits: int = 2) -> str:
         return DASH
     rounded = round(float(value), digits) + 0.0  # type: ignore[arg-type]  # adding 0.0 turns -0.0 into 0.0
     return f"{rounded:,.{digits}f}".replace(",", "\u202f").replace("-", "−")
+
+
+def significant(value: object, digits: int = 3) -> str:
+    """Return a number with at least ``digits`` significant digits, never as a power of ten below a million.
+
+    Examples
+    --------
+    >>> significant(0.01234), significant(1234.5), significant(-45.67), significant(None)
+    ('0.0123', '1\u202f234', '−45.7', '–')
+    """
+    if not _is_number(value):
+        return DASH
+    magnitude = abs(float(value))  # type: ignore[arg-type]
+    if magnitude >= 1e6 or 0 < magnitude < 1e-4:
+        return f"{value:.{digits - 1}e}".replace("-", "−")
+    return number(value, max(0, digits - 1 - math.floor(math.log10(magnitude))) if magnitude else 0)
 
 
 def _is_number(value: object) -> bool:

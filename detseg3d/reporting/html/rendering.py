@@ -13,7 +13,7 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from detseg3d.reporting.html.formatting import DASH, count, interval, number
+from detseg3d.reporting.html.formatting import DASH, count, interval, number, significant
 
 __all__ = ["compress", "render"]
 
@@ -42,7 +42,7 @@ def _environment() -> Environment:
         finalize=lambda value: "" if value is None else value,  # None prints nothing
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"number": number}
+    environment.filters |= {"number": number, "significant": significant}
     environment.globals |= {"DASH": DASH, "count": count, "interval": interval}
     return environment
 

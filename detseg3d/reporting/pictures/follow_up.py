@@ -91,7 +91,8 @@ def draw_comparison(result: FollowUp, index: int, maximum: int = 12) -> Figure:
     )
     _draw_header(figure.add_subplot(grid[0]), result, pair, f"{len(shown)} of {len(changes)} changes shown below")
     windows = [intensity_window(case.image) for case in pair.sides]
-    _draw_overview(figure, grid[1], pair, axis, windows)
+    titles = [point.title for point in result.time_points[index : index + 2]]
+    _draw_overview(figure, grid[1], pair, axis, windows, titles)
     for place, change in enumerate(shown):
         row, column = divmod(place, _PAIRS_PER_ROW)
         tiles = grid[2 + row].subgridspec(1, _PAIRS_PER_ROW, wspace=0.05)[column]
@@ -112,16 +113,15 @@ def numbers_text(numbers: Sequence[int]) -> str:
 
 def size_text(change: LesionChange) -> str:
     """Return the volumes of a change and their difference in percent."""
-    parts = []
-    for size in (change.size_earlier, change.size_later):
-        parts.append("–" if size is None else _volume(size.volume_mm3))
-    text = " → ".join(parts)
+    volumes = [None if size is None else size.volume_mm3 for size in (change.size_earlier, change.size_later)]
+    in_ml = max(volume for volume in volumes if volume is not None) >= 10_000  # both sizes have the same unit
+    text = " → ".join("–" if volume is None else _volume(volume, in_ml) for volume in volumes)
     percent = change.volume_change_percent
     return text if percent is None else f"{text} ({percent:+.0f} %)"
 
 
-def _volume(volume: float) -> str:
-    if volume >= 10_000:
+def _volume(volume: float, in_ml: bool) -> str:
+    if in_ml:
         return f"{volume / 1000:.1f} ml"
     return f"{volume:.0f} mm³" if volume >= 10 else f"{volume:.2g} mm³"
 
@@ -156,14 +156,18 @@ def _draw_header(axes: Axes, result: FollowUp, pair: AlignedPair, shown: str) ->
 
 
 def _draw_overview(
-    figure: Figure, place: object, pair: AlignedPair, axis: int, windows: Sequence[tuple[float, float]]
+    figure: Figure,
+    place: object,
+    pair: AlignedPair,
+    axis: int,
+    windows: Sequence[tuple[float, float]],
+    titles: Sequence[str],
 ) -> None:
     cells = place.subgridspec(1, 2, wspace=0.02)  # type: ignore[attr-defined]
     joined = TurnedCase(
         pair.earlier.image, pair.earlier.spacing, pair.earlier.prediction, pair.later.prediction, pair.earlier.order
     )
     index = busiest_slice(joined, axis)
-    names = (pair.comparison.earlier, pair.comparison.later)
     for side, case in enumerate(pair.sides):
         axes = figure.add_subplot(cells[side])
         plane = SlicePlane(case, axis, index)
@@ -172,7 +176,7 @@ def _draw_overview(
         for change in pair.comparison.changes:
             _draw_numbers(axes, plane, side, change, 1.3)
         _draw_letters(axes, axis, 12)
-        title = f"{names[side]}   {_PLANES[axis]} slice {index + 1} of {pair.geometry.shape[axis]}"
+        title = f"{titles[side]}   {_PLANES[axis]} slice {index + 1} of {pair.geometry.shape[axis]}"
         _draw_text(axes, (0.5, 0.985), title, 11.5, "top")
 
 
@@ -197,6 +201,8 @@ def _draw_change(figure: Figure, tiles: object, pair: AlignedPair, change: Lesio
     )
     label.text(1.0, 0.68, f"lesion {numbers}", fontsize=10.5, va="center", ha="right", color=TEXT_COLOR)
     text = size_text(change)
+    if change.doubling_time_days is not None:
+        text += f"  ·  doubling {change.doubling_time_days:.0f} days"
     if change.confidence is not None:
         text += f"  ·  confidence {change.confidence:.2f}"
     label.text(0.0, 0.2, text, fontsize=9.5, va="center", color=MUTED)

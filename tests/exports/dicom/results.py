@@ -98,7 +98,10 @@ def identity_tags() -> dict[str, Any]:
 
 @dataclass
 class Results:
-    """Folder of results with one case, as ``detseg3d_predict`` writes it for a DICOM folder."""
+    """Folder of results with one case, as ``detseg3d_predict`` writes it for a DICOM folder.
+
+    The lesions are cuboids in ``boxes``, by their numbers; without boxes, each lesion has scattered voxels.
+    """
 
     folder: Path
     source: Path
@@ -106,6 +109,7 @@ class Results:
     numbers: tuple[int, ...] = (1, 2, 3)
     codes: dict[str, Any] = field(default_factory=dict)
     with_identity: bool = True
+    boxes: dict[int, tuple[slice, slice, slice]] = field(default_factory=dict)
 
     @property
     def instances(self) -> Path:
@@ -120,7 +124,9 @@ class Results:
         geometry = image.geometry
         instances = np.zeros(geometry.shape, np.uint16)
         rng = np.random.default_rng(5)
-        for number in self.numbers:
+        for number, box in self.boxes.items():
+            instances[box] = number
+        for number in () if self.boxes else self.numbers:
             # Scattered voxels show every flip and every shift.
             free = np.flatnonzero(instances.ravel() == 0)
             instances.ravel()[rng.choice(free, 7 + number, replace=False)] = number
@@ -129,7 +135,7 @@ class Results:
         record = {
             "case_id": self.case_id,
             "model": {"name": "Dataset007_Test", "digest": "ab" * 32, "version": "1.2.3"},
-            "lesions": [self._lesion(number, image.array, instances) for number in self.numbers],
+            "lesions": [self._lesion(number, image.array, instances) for number in self.boxes or self.numbers],
             **({"dicom": [asdict(entry) for entry in geometry.dicom if entry]} if self.with_identity else {}),
         }
         self.record.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import gzip
 import json
 import re
@@ -77,8 +78,45 @@ def test_states_are_written_as_words_and_names_are_escaped(page: str) -> None:
     assert "<b>case</b>" not in page
 
 
-def test_three_scans_have_a_table_of_all_scans(page: str) -> None:
-    assert 'id="tracks"' in page
+def test_three_scans_have_a_table_of_all_scans_with_states_numbers_and_sums(page: str) -> None:
+    table = page[page.index('id="tracks"') :]
+    first, second = (
+        re.sub(r"<[^>]+>|\s+", " ", row).split() for row in re.findall(r"<tr><th.*?</tr>", table, re.S)[:2]
+    )
+    # The lesion splits into the lesions 1 and 2. Then one part grows, and the other part is stable.
+    assert first[:13] == ["1", "216", "(1)", "split", "144", "(1", "+", "2)", "enlarged", "stable", "216", "(3", "+"]
+    assert second[-5:] == ["new", "32", "(5)", "–", "–"]
+    (footer,) = re.findall(r"<tfoot>(.*?)</tfoot>", table, re.S)
+    assert re.findall(r"(\d+) <span", footer) == ["216", "144", "248"]
+    assert "3 lesions" in footer
+
+
+def test_two_scans_have_no_table_of_all_scans(tmp_path: Path) -> None:
+    write_follow_up_page(tmp_path / "page.html", follow_time_points(follow_three().scans[:2], ALIGNED))
+    assert 'id="tracks"' not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_dates_intervals_and_doubling_times_are_shown(tmp_path: Path) -> None:
+    days = (dt.date(2023, 12, 31), dt.date(2024, 1, 1), dt.date(2024, 1, 11))
+    scans = [replace(scan, date=date) for scan, date in zip(follow_three().scans, days, strict=True)]
+    write_follow_up_page(tmp_path / "page.html", follow_time_points(scans, ALIGNED))
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "scan (2023-12-31)" in text
+    assert "The scans are 10 days apart." in text
+    assert re.search(r'data-value="10.0">10<', text) is not None
+
+
+def test_without_dates_the_page_states_no_growth_per_time(page: str) -> None:
+    assert "apart" not in page
+    assert "doubling time (days)" not in page
+
+
+def test_two_scans_of_one_day_have_a_warning(tmp_path: Path) -> None:
+    scans = [replace(scan, date=dt.date(2024, 1, 1)) for scan in follow_three().scans]
+    write_follow_up_page(tmp_path / "page.html", follow_time_points(scans, ALIGNED))
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count("the same date") == 2
+    assert "doubling time (days)" not in text
 
 
 def test_a_page_without_scans_has_the_table_only(tmp_path: Path) -> None:

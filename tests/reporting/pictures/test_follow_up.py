@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import datetime as dt
+from dataclasses import replace
+
 from matplotlib.figure import Figure
 
+from detseg3d.follow.compare import follow_time_points
 from detseg3d.reporting.pictures.follow_up import draw_comparison, numbers_text, size_text
-from tests.follow.test_compare import follow_three
+from tests.follow.test_compare import ALIGNED, follow_three
 
 
 def texts(figure: Figure) -> list[str]:
@@ -17,6 +21,15 @@ def test_each_change_is_drawn_in_both_scans_with_its_numbers_and_its_state() -> 
         assert word in shown
     images = [image for axes in draw_comparison(result, 1).axes for image in axes.images]
     assert len(images) == 2 + 2 * 3
+
+
+def test_a_known_date_stands_above_its_scan() -> None:
+    scans = [
+        replace(scan, date=dt.date(2024, 1, day)) for scan, day in zip(follow_three().scans, (1, 2, 3), strict=True)
+    ]
+    shown = texts(draw_comparison(follow_time_points(scans, ALIGNED), 1))
+    assert sum("(2024-01-02)" in text for text in shown) == 1
+    assert sum("(2024-01-03)" in text for text in shown) == 1
 
 
 def test_the_sides_of_the_patient_are_named() -> None:
@@ -40,3 +53,10 @@ def test_sizes_are_written_with_their_change() -> None:
         "– → 32 mm³",
     ]
     assert numbers_text((3, 4)) == "3 + 4"
+
+
+def test_both_sizes_of_a_change_have_one_unit() -> None:
+    change = follow_three().comparisons[1].changes[1]
+    assert change.size_earlier is not None and change.size_later is not None
+    large = replace(change, size_later=replace(change.size_later, volume_mm3=12_340.0))
+    assert size_text(large).startswith("0.1 ml → 12.3 ml")

@@ -162,5 +162,6 @@ def identified_geometry(series: Series, suv: bool = False) -> Geometry:
         sop_instance_uids=tuple(frame.header.text("SOPInstanceUID") for frame in frames),
         frame_numbers=tuple(frame.index + 1 for frame in frames),
         suv=suv,
+        date="" if series.date is None else series.date.isoformat(),
     )
     return replace(series.layout.geometry, dicom=(identity,))

@@ -5,6 +5,7 @@ Patient, study and SeriesInstanceUID together identify a series. :func:`choose_s
 
 from __future__ import annotations
 
+import datetime as dt
 import filecmp
 import logging
 from collections import Counter
@@ -29,6 +30,18 @@ _DIRECTORY = "1.2.840.10008.1.3.10"
 # Objects that mark or draw on images. Some have pixels, but they are not images.
 _NO_IMAGES = frozenset({"SEG", "PR", "KO", "AU", "DOC", "RTSTRUCT", "RTPLAN", "SR", "REG", "FID", "PLAN"})
 _MAX_LISTED = 20
+# Attributes with the date of a scan, the nearest to the acquisition first.
+_DATES = (("AcquisitionDate", "AcquisitionDateTime"), ("SeriesDate",), ("StudyDate",))
+_FIRST_DATE = dt.date(1970, 1, 1)  # before every CT or MR scan; programs that remove dates write 19000101 and the like
+
+
+def _date(text: str) -> dt.date | None:
+    """Return the day of a date or a date with time (``YYYYMMDD…``, or ``YYYY.MM.DD`` of old files)."""
+    try:
+        date = dt.datetime.strptime(text[:10].replace(".", "")[:8], "%Y%m%d").date()
+    except ValueError:
+        return None
+    return date if date >= _FIRST_DATE else None
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,19 @@ class Series:
     error: DetSeg3DError | None
     is_localizer: bool
     is_derived: bool
+
+    @property
+    def date(self) -> dt.date | None:
+        """Day of the first acquisition; otherwise that of the series, or of the study; ``None`` if all are unknown.
+
+        A date that is not in the calendar, or that is earlier than 1970, counts as unknown.
+        """
+        for keywords in _DATES:
+            texts = [header.text(keyword) for header in self.headers for keyword in keywords]
+            dates = [date for date in map(_date, texts) if date is not None]
+            if dates:
+                return min(dates)
+        return None
 
     @property
     def is_readable(self) -> bool:

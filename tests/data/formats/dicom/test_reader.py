@@ -57,6 +57,24 @@ def test_every_voxel_has_the_position_stated_in_its_file(tmp_path: Path, name: s
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("tags", "date"),
+    [
+        ({"AcquisitionDate": "20240229", "SeriesDate": "20240301"}, "2024-02-29"),
+        ({"AcquisitionDateTime": "20240229101500.5+0100", "StudyDate": "20240301"}, "2024-02-29"),
+        ({"SeriesDate": "20240301", "StudyDate": "20240302"}, "2024-03-01"),
+        ({"AcquisitionDate": "20230229", "StudyDate": "20240302"}, "2024-03-02"),  # 29 February 2023 did not exist
+        ({"StudyDate": "19000101"}, ""),  # written by a program that removes dates
+        ({}, ""),
+    ],
+)
+def test_the_date_is_the_one_nearest_to_the_scan_or_empty(tmp_path: Path, tags: dict[str, str], date: str) -> None:
+    SeriesBuilder(ARRAY, extra=tags).write(tmp_path)
+    (identity,) = read_geometry(tmp_path).dicom
+    assert identity is not None
+    assert identity.date == date
+
+
 def test_slices_are_sorted_by_position_and_not_by_name_or_number(tmp_path: Path) -> None:
     builder = SeriesBuilder(ARRAY)
     for index in range(9):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.formats.dicom.reader import describe_source
 from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import read_image
 from tests.data.formats.dicom.builders import (
@@ -226,3 +228,26 @@ def test_an_original_series_that_is_broken_is_not_replaced_by_a_derived_one(tmp_
     (tmp_path / "ct" / "2").unlink()
     SeriesBuilder(ARRAY, name="MPR", number=9, extra={"ImageType": ["DERIVED", "SECONDARY", "MPR"]}).write(tmp_path)
     assert "1 slice(s)" in error_of(tmp_path).problem
+
+
+@pytest.mark.parametrize(
+    ("tags", "date"),
+    [
+        ({"AcquisitionDate": "20240131", "StudyDate": "20240101", "SeriesDate": "20240202"}, dt.date(2024, 1, 31)),
+        ({"AcquisitionDate": "", "StudyDate": "2024.02.29"}, dt.date(2024, 2, 29)),
+        ({"StudyDate": "00000000"}, None),
+        ({"AcquisitionDate": "202402"}, None),
+    ],
+)
+def test_the_date_of_a_series_is_that_of_its_acquisition_or_the_nearest_other_date(
+    tags: dict[str, str], date: dt.date | None, tmp_path: Path
+) -> None:
+    SeriesBuilder(ARRAY, extra=tags).write(tmp_path)
+    assert describe_source(tmp_path).series[0].date == date
+
+
+def test_a_scan_past_midnight_has_the_day_of_its_beginning(tmp_path: Path) -> None:
+    builder = SeriesBuilder(ARRAY)
+    for index in range(len(ARRAY)):
+        save(builder.slice(index, AcquisitionDate="20240301" if index < 2 else "20240229"), tmp_path / f"{index}.dcm")
+    assert describe_source(tmp_path).series[0].date == dt.date(2024, 2, 29)
