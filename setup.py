@@ -22,6 +22,7 @@ COMMANDS = (
     "export_model",
     "install_model",
     "export_dicom",
+    "export_bids",
     "evaluate",
     "follow",
     "report",
@@ -62,6 +63,7 @@ EXTRAS = {
         "tensorboard",
         "pytest>=8",
         "hypothesis>=6.100",
+        "bids-validator-deno>=2.0",  # the validator of BIDS, for the exports
         "pynrrd>=1.0",  # a second reader of NRRD, to compare with
         "pytest-cov>=6.3",
         "pytest-xdist>=3.6",

@@ -55,6 +55,7 @@ COMMANDS = (
     Command("consolidate", "pool the folds, choose the thresholds and write the cross-validation report"),
     Command("predict", "find and outline the lesions of scans"),
     Command("export_dicom", "write results as DICOM segmentations and reports"),
+    Command("export_bids", "write results as a derivative of BIDS"),
     Command("evaluate", "compare predictions with labels"),
     Command("follow", "compare the lesions of scans of the same patient over time"),
     Command("report", "write a page per patient with key images and a table of the lesions, ready to print"),

@@ -136,6 +136,13 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         help="also write files for other programs: some of slicer,itksnap,prompts, separated by commas",
     )
     group.add_argument(
+        "--bids_out",
+        type=Path,
+        metavar="FOLDER",
+        help="also write the results as a derivative of BIDS into this folder; the names of the scans must be names of "
+        "BIDS",
+    )
+    group.add_argument(
         "--memory_gb",
         type=positive_float,
         metavar="GB",
@@ -290,6 +297,7 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         show_progress=not options.no_progress,
         dicom=dicom,
         dicom_is_required=_requested_dicom(options) != [],
+        bids_folder=options.bids_out,
     )
     failures = predict_cases(predictor, cases, options.output, input_options, output)
     show(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
@@ -342,7 +350,7 @@ def _single_file(options: argparse.Namespace, case_count: int) -> bool:
         )
     given = [
         flag
-        for flag in ("save_probabilities", "save_candidates", "continue_prediction", "also")
+        for flag in ("save_probabilities", "save_candidates", "continue_prediction", "also", "bids_out")
         if getattr(options, flag)
     ]
     given += _requested_dicom(options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -24,31 +24,16 @@ from detseg3d.exports.dicom.export import Export
 from detseg3d.exports.dicom.objects import write_objects
 from detseg3d.exports.dicom.options import DicomOptions, DicomPaths
 from detseg3d.exports.dicom.source import SourceSeries, read_source
+from detseg3d.exports.exported_cases import ExportedCases
 from detseg3d.exports.lesion_table import LesionTable, list_predicted_cases, read_lesion_table
 from detseg3d.system.files import check_writable
 from detseg3d.system.json_files import read_json
 from detseg3d.system.signals import raise_if_interrupted
 from detseg3d.system.workers import is_bar_shown
 
-__all__ = ["ExportedCases", "export_case", "export_dicom", "prepare_export", "read_codes"]
+__all__ = ["export_case", "export_dicom", "prepare_export", "read_codes"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ExportedCases:
-    """Outcome of an export.
-
-    Attributes
-    ----------
-    files : dict of str to tuple of Path
-        Files of each case that was written.
-    failures : dict of str to DetSeg3DError
-        Error of each case that was not written.
-    """
-
-    files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
-    failures: Mapping[str, DetSeg3DError] = field(default_factory=dict)
 
 
 def export_dicom(

@@ -14,6 +14,8 @@ from detseg3d.data.dataset import RawCase
 from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.formats.dicom import is_dicom_file
 from detseg3d.data.images import file_ending, write_image
+from detseg3d.exports.bids.export import write_description
+from detseg3d.exports.bids.names import name_of_case
 from detseg3d.exports.dicom.options import DicomOptions, DicomPaths, is_written
 from detseg3d.exports.viewers.export import ViewerFormat, export_for_viewers
 from detseg3d.inference.candidates import Candidates
@@ -29,6 +31,7 @@ from detseg3d.inference.prediction_files import (
 )
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction
+from detseg3d.pipeline.export_bids import export_bids
 from detseg3d.pipeline.export_dicom import export_case
 from detseg3d.planning.plans import Plans
 from detseg3d.system.files import check_writable, remove_files
@@ -63,6 +66,8 @@ class OutputOptions:
         DICOM objects to write for scans that were read from DICOM, in the folder ``dicom``; by default none.
     dicom_is_required : bool
         A scan that was not read from DICOM fails. Otherwise it has no DICOM objects.
+    bids_folder : Path or None
+        Also write the results as a derivative of BIDS into this folder, when all cases are predicted.
     """
 
     ending: str | None = None
@@ -73,6 +78,7 @@ class OutputOptions:
     show_progress: bool = True
     dicom: DicomOptions | None = None
     dicom_is_required: bool = False
+    bids_folder: Path | None = None
 
 
 def predict_cases(
@@ -111,6 +117,9 @@ def predict_cases(
     folder = Path(output_folder)
     if cases:
         check_writable(folder)
+    if cases and output.bids_folder is not None:
+        check_writable(output.bids_folder)
+        write_description(output.bids_folder)
     failures: dict[str, str] = {}
     outcomes: dict[str, CaseOutcome] = {}
     bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(output.show_progress))
@@ -123,6 +132,8 @@ def predict_cases(
         try:
             check_inputs_stay([image.path for image in case.images], case.case_id, folder, ending)
             _check_dicom(case, output)
+            if output.bids_folder is not None:
+                name_of_case(case.case_id)
             outcome = _predict_case(predictor, case, folder, inputs, output)
         except DetSeg3DError as error:
             raise_if_interrupted()
@@ -142,7 +153,18 @@ def predict_cases(
         _warn_without_lesions(predictor, outcomes)
     if folder.exists():
         write_tables(folder)
+    if output.bids_folder is not None:
+        predicted = [case.case_id for case in cases if case.case_id not in failures]
+        failures |= _export_bids(folder, output.bids_folder, predicted)
     return failures
+
+
+def _export_bids(folder: Path, bids_folder: Path, cases: Sequence[str]) -> dict[str, str]:
+    """Write the predicted cases as a derivative of BIDS; return the error message of each case that failed."""
+    if not cases:
+        return {}
+    failed = export_bids(folder, bids_folder, cases).failures
+    return {case_id: f"the masks were written, but not as BIDS: {error}" for case_id, error in failed.items()}
 
 
 def predict_file(

@@ -25,6 +25,7 @@ NEEDED = {
     "predict": "-i a -o b -m c",
     "export_dicom": "-i a --source b -o c",
     "export_viewers": "-i a --also slicer",
+    "export_bids": "-i a -o b",
     "evaluate": "-gt a -pred b",
     "follow": "-i a b -o c",
     "report": "-i a -o b",

@@ -164,6 +164,33 @@ def test_an_unknown_format_is_refused_before_the_model_is_loaded(
     assert not (tmp_path / "out" / "rois").exists()
 
 
+def test_results_are_written_as_bids_and_a_scan_with_another_name_fails_alone(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for source, name in (("a", "sub-1_ses-1_FLAIR"), ("b", "sub-2"), ("c", "scan")):
+        shutil.copyfile(scans / f"{source}.mha", tmp_path / "in" / f"{name}.mha")
+    words = ("--candidate_threshold", "0.01", "--score_threshold", "0", "--bids_out", str(tmp_path / "bids"))
+    assert run(tiny_model, tmp_path / "in", tmp_path / "out", *words) == 1
+    assert "failed: scan" in capsys.readouterr().err
+    for case_id, name in (("sub-1_ses-1_FLAIR", "sub-1/ses-1/anat/sub-1_ses-1"), ("sub-2", "sub-2/anat/sub-2")):
+        written, _ = read_image(tmp_path / "bids" / f"{name}_desc-lesions_dseg.nii.gz")
+        instances, _ = read_image(tmp_path / "out/instances" / f"{case_id}.mha")
+        assert instances.any() and np.array_equal(written, instances)
+        mask, _ = read_image(tmp_path / "bids" / f"{name}_label-lesion_mask.nii.gz")
+        assert np.array_equal(mask != 0, instances != 0)
+
+
+def test_the_folder_of_another_bids_data_set_is_refused_before_the_prediction(
+    tiny_model: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "study/sub-1").mkdir(parents=True)
+    words = ("--bids_out", str(tmp_path / "study"))
+    assert run(tiny_model, scans / "a.mha", tmp_path / "out", *words) == 1
+    assert str(tmp_path / "study") in capsys.readouterr().err
+    assert not (tmp_path / "out/a.mha").exists()
+
+
 def test_thresholds_reach_the_prediction(tiny_model: Path, scans: Path, tmp_path: Path) -> None:
     run(tiny_model, scans / "a.mha", tmp_path / "all", "--candidate_threshold", "0.01", "--score_threshold", "1")
     record = json.loads((tmp_path / "all" / "rois" / "a.json").read_text(encoding="utf-8"))

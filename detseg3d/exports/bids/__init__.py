@@ -1,0 +1,1 @@
+"""Results as a derivative of BIDS, the Brain Imaging Data Structure."""
