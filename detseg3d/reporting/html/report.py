@@ -24,6 +24,7 @@ from detseg3d.reporting.html.crossval import (
 )
 from detseg3d.reporting.html.curves import curve_section, size_section
 from detseg3d.reporting.html.evaluated import Evaluated
+from detseg3d.reporting.html.pairs import pair_section
 from detseg3d.reporting.html.rendering import render
 from detseg3d.reporting.html.tables import case_table, class_table, key_metrics, metric_table, problem_list
 from detseg3d.reporting.html.viewer import COLORS, viewer_section
@@ -181,6 +182,9 @@ def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent)
     sections = [("metrics", "Metrics", _metrics(report, evaluated))]
     if report.cases:
         sections.append(("viewer", "Worst and best scans", viewer_section(content)))
+    pairs = pair_section(evaluated)
+    if pairs:
+        sections.append(("pairs", "Scan by scan", pairs))
     sections.append(("curves", "Curves over the score threshold", curve_section(evaluated)))
     sections.append(("sizes", "Recall by lesion size", size_section(evaluated)))
     if report.consolidation is not None:
