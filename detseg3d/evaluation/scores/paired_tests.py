@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -126,8 +127,8 @@ def paired_tests(
 
     References
     ----------
-    Wilcoxon (1945), "Individual comparisons by ranking methods"; Efron and Tibshirani (1993), "An Introduction to the
-    Bootstrap".
+    Wilcoxon (1945), "Individual comparisons by ranking methods", Biometrics Bulletin 1; Hesterberg (2015), "What
+    teachers should know about the bootstrap", The American Statistician 69.
     """
     tests = []
     for metric in ScanMetric:
@@ -165,11 +166,20 @@ def _wilcoxon(differences: FloatArray) -> float | None:
 
 
 def _bootstrap(differences: FloatArray, samples: int, seed: int) -> float | None:
-    """Return twice the smaller share of resamples whose mean difference lies on one side of 0, at most 1."""
+    """Return the p-value at which the bootstrap interval of the mean difference just contains 0.
+
+    As in :func:`~detseg3d.evaluation.scores.bootstrap.interval`, the standard error is that of the resamples times
+    sqrt(n / (n - 1)), with Student's t. The share of resamples on one side of 0 would be too small with few patients.
+    """
+    from scipy.stats import t
+
     count = len(differences)
     if count < 2 or samples < 1:
         return None
-    means = np.round(bootstrap_weights(count, samples, seed) @ differences / count, 12)
-    # The observed sample counts as one more resample, so that p is never 0 (Davison and Hinkley 1997, section 4.2).
-    tail = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
-    return float(min(1.0, 2 * (tail + 1) / (samples + 1)))
+    mean = float(differences.mean())
+    if np.ptp(differences) < 1e-12:
+        # All patients have the same difference, so there is no standard error. A sign test counts the patients.
+        return 1.0 if abs(mean) < 1e-12 else 2 * 0.5**count
+    means = bootstrap_weights(count, samples, seed) @ differences / count
+    error = float(means.std()) * math.sqrt(count / (count - 1))
+    return float(2 * t.sf(abs(mean) / error, count - 1)) if error > 0 else None

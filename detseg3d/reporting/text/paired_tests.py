@@ -57,9 +57,10 @@ def describe_tests(tests: Sequence[PairedTest]) -> tuple[str, str]:
         "Both tests are two-sided and compare the same pairs: the value of a scan with one system and with the other. "
         "Differences of scans of one patient are averaged first. The Wilcoxon signed-rank test ranks the differences "
         "and leaves out patients without a difference. The bootstrap draws patients with replacement and tests if the "
-        "mean difference is 0. F1 and recall (IoU ≥ 0.1) are those of scans with true lesions; false positives and "
-        "Dice are those of all scans. The p-values are not corrected for the number of tests. The intervals in the "
-        "table of metrics are those of pooled metrics, in which a scan with many lesions counts more."
+        "mean difference is 0, with Student's t as in the intervals. F1 and recall (IoU ≥ 0.1) are those of scans with "
+        "true lesions; false positives and Dice are those of all scans. The p-values are not corrected for the number "
+        "of tests. The intervals in the table of metrics are those of pooled metrics, in which a scan with many "
+        "lesions counts more."
     )
     fewest = min(test.patients for test in tests)
     if fewest >= _MIN_PATIENTS:
