@@ -67,6 +67,7 @@ EXTRAS = {
         "pynrrd>=1.0",  # a second reader of NRRD, to compare with
         "pytest-cov>=6.3",
         "pytest-xdist>=3.6",
+        "filelock",  # the worker processes of the tests share a trained model
         "coverage>=7.10",
         "ruff>=0.6",
         "mypy>=1.11",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import filelock
 import hypothesis
 import pytest
 
@@ -102,12 +104,41 @@ def plans_data() -> dict[str, Any]:
     return deepcopy(TINY_PLANS)
 
 
+def make_for_all_workers(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that ``make`` fills. The worker processes of pytest-xdist share it: the first one fills it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = factory.mktemp(name)
+        make(folder)
+        return folder
+    # The folders of the workers lie in the folder of the whole test run.
+    folder = factory.getbasetemp().parent / name
+    complete = folder.with_name(f"{name}_is_complete")
+    with filelock.FileLock(folder.with_name(f"{name}.lock")):
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            complete.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
     """A results folder with two folds that find nearly all lesions of ``tests.scans.make_scan``; read it only."""
     from tests.scans import train_model
 
-    return train_model(tmp_path_factory.mktemp("results") / "Dataset001_Tiny", tiny_plans)
+    name = "Dataset001_Tiny"
+    folder = make_for_all_workers(tmp_path_factory, "results", lambda root: train_model(root / name, tiny_plans))
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def quick_training() -> Iterator[None]:
+    """Draw no curves and trust half precision in all trainings of a module."""
+    from tests.scans import quick_trainings
+
+    with quick_trainings():
+        yield
 
 
 @pytest.fixture(scope="session")

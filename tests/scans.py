@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from detseg3d.core.components import instances_from_semantic
 from detseg3d.core.geometry import Geometry
@@ -16,6 +18,7 @@ from detseg3d.planning.appearance.scan import measure_appearance
 from detseg3d.planning.appearance.training import TrainingAppearance, save_training_appearance
 from detseg3d.planning.plans import Plans, save_plans
 from detseg3d.preprocessing.case import preprocess_case
+from detseg3d.system.files import write_text
 from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 
@@ -67,7 +70,8 @@ def train_model(folder: Path, plans: Plans) -> Path:
             f"case{seed}", case.image, case.instances, {"shape": case.transform.fine_shape, "lesions": case.lesions}
         )
     training = {
-        "steps": 288,
+        "steps": 168,
+        "steps_per_epoch": 24,  # a checkpoint after every fourth step would take as long as the steps
         "learning_rate": 5e-3,
         "ema_decay": 0.9,
         "max_windows_per_case": 4,
@@ -86,6 +90,17 @@ def train_model(folder: Path, plans: Plans) -> Path:
     for fold in ("fold_0", "fold_1"):
         save_training_appearance(reference, folder / fold / "appearance.json")
     return folder
+
+
+@contextmanager
+def quick_trainings() -> Iterator[None]:
+    """Draw no curves and trust half precision: both take longer than tiny trainings, and both have their own tests."""
+    from detseg3d.training import trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "plot_progress", lambda _log, picture: write_text("picture", picture))
+        patch.setattr(trainer, "check_precision", lambda *_: None)
+        yield
 
 
 def write_dataset(

@@ -177,7 +177,8 @@ def quick(command: Command) -> Callable[[Sequence[str]], int]:
         for flag in SLOW_FLAGS:
             if flag in words:
                 del words[words.index(flag) : words.index(flag) + 2]
-        quick = SMALL_PAIR if "--follow_up" in words else QUICK.get(command.name, ())
+        is_pair = command.name == "example" and "--follow_up" in words
+        quick = SMALL_PAIR if is_pair else QUICK.get(command.name, ())
         return command.run([*words, *quick, "--no_progress"])
 
     return run

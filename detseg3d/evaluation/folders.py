@@ -44,6 +44,7 @@ from detseg3d.evaluation.options import EvaluationInput, EvaluationOptions
 from detseg3d.evaluation.probabilities.components import lesions_from_probabilities
 from detseg3d.evaluation.probabilities.maps import probability_files, read_probability_map
 from detseg3d.evaluation.result import Comparison, EvaluationResult, SystemsResult
+from detseg3d.evaluation.scores.paired_tests import paired_tests
 from detseg3d.evaluation.stored_values import (
     CaseValues,
     check_not_instances,
@@ -188,7 +189,8 @@ def evaluate_systems(
         sides = systems[first].cases, systems[second].cases
         common = set.intersection(*({case.case_id for case in cases} for cases in sides))
         differences = paired_comparison(*sides, options.samples, options.seed, patients)
-        comparisons.append(Comparison(first, second, len(common), differences))
+        tests = paired_tests(*sides, options.samples, options.seed, patients)
+        comparisons.append(Comparison(first, second, len(common), differences, tests))
     result = SystemsResult(systems, tuple(comparisons))
     for name, missing in result.missing_scans.items():
         listed = ", ".join(missing[:_MAX_NAMES]) + (", …" if len(missing) > _MAX_NAMES else "")

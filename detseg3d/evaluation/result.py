@@ -17,6 +17,7 @@ from detseg3d.evaluation.intervals import MetricDifference, MetricEstimate
 from detseg3d.evaluation.metrics import HEADLINE, CaseMetrics, Criterion, LesionMetrics
 from detseg3d.evaluation.options import EvaluationOptions
 from detseg3d.evaluation.scores.froc import ScoreSummary
+from detseg3d.evaluation.scores.paired_tests import PairedTest
 from detseg3d.system.json_records import JsonRecord
 
 __all__ = [
@@ -476,12 +477,15 @@ class Comparison(JsonRecord):
         Number of cases that both systems have.
     differences : dict of str to MetricDifference
         ``second - first`` of each metric, by the key of the metric.
+    tests : tuple of PairedTest
+        Tests of the differences of single scans.
     """
 
     first: str
     second: str
     cases: int
     differences: Mapping[str, MetricDifference]
+    tests: tuple[PairedTest, ...] = ()
 
 
 @dataclass(frozen=True)

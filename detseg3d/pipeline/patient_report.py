@@ -183,6 +183,7 @@ def _read_report(sources: ReportSources, case_id: str, images: Mapping[str, Path
     lesions = tuple(
         ReportedLesion(lesion.number, lesion.class_name, lesion.score, lesion.measures) for lesion in table.lesions
     )
+    followed = None if sources.follow_up is None else _followed(sources, case_id, lesions)
     return PatientReport(
         case_id=case_id,
         lesions=lesions,
@@ -190,9 +191,9 @@ def _read_report(sources: ReportSources, case_id: str, images: Mapping[str, Path
         scan=scan,
         model=ModelIdentity.from_json(record.get("model")),
         thresholds=_thresholds(record, record_file),
-        facts=_facts(recorded, identity),
+        facts=_facts(identity or recorded, followed),
         warnings=_warnings(record, record_file),
-        follow_up=None if sources.follow_up is None else _followed(sources, case_id, lesions),
+        follow_up=followed,
         date=sources.date,
     )
 
@@ -245,10 +246,13 @@ def _thresholds(record: Mapping[str, Any], file: Path) -> Thresholds | None:
         ) from error
 
 
-def _facts(recorded: DicomIdentity | None, read: DicomIdentity | None) -> tuple[tuple[str, str], ...]:
-    """Return the date and the series of the scan, as the source states them."""
-    identity = read or recorded
-    facts = [("Date of the scan", (identity.date if identity else "") or "not stated in the files")]
+def _facts(identity: DicomIdentity | None, followed: FollowedScan | None) -> tuple[tuple[str, str], ...]:
+    """Return the date and the series of the scan: the date that DICOM states, else the date in the follow-up."""
+    date = "" if identity is None else identity.date
+    if not date and followed is not None:
+        known = followed.result.time_points[followed.index].date
+        date = "" if known is None else known.isoformat()
+    facts = [("Date of the scan", date or "not stated in the files")]
     if identity is not None:
         described = ", ".join(part for part in (identity.modality, identity.series_description) if part)
         if described:

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import detseg3d
 from detseg3d.planning.plans import Plans
 from detseg3d.training.options import TrainingOptions
 from tests.scans import prepare, write_dataset
+
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 
 def test_a_data_set_is_planned_by_its_number(tmp_path: Path, tiny_plans: Plans) -> None:

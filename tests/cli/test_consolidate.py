@@ -67,7 +67,7 @@ def test_a_target_can_be_given(root: Path, words: list[str], objective: str) -> 
 
 def test_all_existing_folds_are_the_default(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [f"--raw={root / 'raw'}", f"--results={root / 'results'}"]
-    assert consolidate.main(["1", *folders, "--no_progress"]) == 0
+    assert consolidate.main(["1", *folders, "-np", "0", "--no_progress"]) == 0
     assert read_json(root / "results" / NAME / "cross_validation" / "consolidation.json")["folds"] == ["0", "1"]
 
 

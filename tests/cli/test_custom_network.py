@@ -10,6 +10,8 @@ from detseg3d.cli import export_model, install_model, predict, train
 from detseg3d.planning.plans import Plans, load_plans
 from tests.scans import prepare, write_dataset
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 NETWORK = "tests.models.test_custom:Wider"
 LOSS = "tests.models.test_custom:constant_loss"
 

@@ -10,6 +10,8 @@ from detseg3d.synthetic.dataset import RANDOM_DATASET
 from detseg3d.system.json_files import read_json
 from tests.scans import prepare, write_dataset
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 QUICK = ["--steps", "4", "--precision", "fp32", "-np", "0", "--num_workers", "0", "-device", "cpu"]
 
 

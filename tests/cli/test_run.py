@@ -10,6 +10,8 @@ from detseg3d.inference.predictor import Predictor
 from detseg3d.synthetic.dataset import PhantomOptions, write_example_dataset
 from detseg3d.system.json_files import read_json
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system.json_files import write_json
 from tests.scans import prepare, write_dataset
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 FOLDERS = ("raw", "preprocessed", "results")
 
 

@@ -240,3 +240,42 @@ def look(report: Path, script: str, folder: Path, *flags: str) -> dict[str, Any]
     assert found is not None, "the script did not finish"
     result: dict[str, Any] = json.loads(html.unescape(found[1]))
     return result
+
+
+OPEN_SCANS = """
+    const open = async (id) => {
+      document.querySelector(`[data-show-case="${id}"]`).click();
+      await until(() => box.dataset.ready || box.dataset.failed !== undefined);
+    };
+    const canvases = () => Array.from(box.querySelectorAll("canvas")).filter((canvas) => canvas.clientWidth > 0);
+    seen.first = { sides: canvases().length / 4, title: panel().querySelector("h3").textContent };
+    await open("middle");
+    seen.opened = {
+      title: panel().querySelector("h3").textContent, rows: rows().length, sides: canvases().length / 4,
+      chosen: document.querySelector("[data-choose]").value,
+      outlines: [has("TRUTH"), has("PREDICTION")],
+    };
+    const heads = panel().querySelector("thead").rows[0].cells;
+    heads[1].querySelector("button").click();
+    seen.sorted = heads[1].getAttribute("aria-sort");
+    seen.systems = Array.from(box.querySelectorAll("[data-side]"), (field) => [field.value, field.options.length]);
+    const captions = () => Array.from(box.querySelectorAll(".caption"), (caption) => caption.textContent);
+    if (seen.opened.sides === 2) {
+      const pictures = () => [picture(0), picture(4)];
+      rows()[0].click();
+      const before = pictures();
+      const point = box.dataset.point;
+      // A move in the second picture moves the first picture as well.
+      box.querySelectorAll("canvas")[4].dispatchEvent(new KeyboardEvent("keydown", { key: "PageUp", bubbles: true }));
+      const after = pictures();
+      seen.linked = [box.dataset.point !== point, after[0] !== before[0], after[1] !== before[1]];
+      seen.captions = [captions()[0], captions()[4]];
+      const left = box.querySelector("[data-side='0']");
+      left.value = left.options[1].value;
+      left.dispatchEvent(new Event("change"));
+      seen.stayed = box.dataset.point;
+      seen.same = picture(0) === picture(4);
+    }
+    await open("healthy");
+    seen.empty = panel().textContent.includes("Neither the truth nor the prediction has a lesion");
+"""

@@ -12,6 +12,8 @@ import SimpleITK
 from detseg3d.cli import plan_and_preprocess, predict, train
 from detseg3d.system.json_files import write_json
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 NAME = "Dataset007_Thin"
 CASES = 4
 

@@ -16,6 +16,8 @@ from detseg3d.cli import consolidate, convert, evaluate, plan_and_preprocess, pr
 from detseg3d.data.case_store import CaseStore
 from detseg3d.system.json_files import write_json
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 LABELS = {"background": 0, "dark": 1, "bright": 2}
 CASES = 6
 

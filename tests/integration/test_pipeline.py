@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import SimpleITK
 from detseg3d.cli import evaluate, example, plan_and_preprocess, predict, train, visualize
 from detseg3d.planning.plans import load_plans
 from detseg3d.system.json_files import write_json
-from tests.scans import make_scan
+from tests.scans import make_scan, quick_trainings
 
 TURN = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)
 
@@ -183,6 +183,14 @@ def test_predicting_again_gives_the_same_files(on_example: Pipeline, tmp_path: P
 # -- Other data --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def quick() -> Iterator[None]:
+    """Only the training on the example draws its curves and checks the precision."""
+    with quick_trainings():
+        yield
+
+
+@pytest.mark.usefixtures("quick")
 def test_two_channels_two_classes_and_thick_slices(tmp_path: Path) -> None:
     spacing, shape = (4.0, 1.0, 0.75), (20, 44, 40)
     write_data(tmp_path, "Dataset002_Two", ".mha", Scans(channels=2, classes=2, spacing=spacing, shape=shape))
@@ -204,6 +212,7 @@ def test_two_channels_two_classes_and_thick_slices(tmp_path: Path) -> None:
     assert set(done.metrics["class_labels"]) == {"class 1", "class 2"}
 
 
+@pytest.mark.usefixtures("quick")
 def test_scans_without_any_lesion(tmp_path: Path) -> None:
     write_data(tmp_path, "Dataset003_Healthy", ".nii.gz", Scans(lesions=0))
     done = Pipeline(tmp_path).run("Healthy", 0.02, ".nii.gz")
@@ -212,6 +221,7 @@ def test_scans_without_any_lesion(tmp_path: Path) -> None:
     json.dumps(done.metrics, allow_nan=False)
 
 
+@pytest.mark.usefixtures("quick")
 def test_arrays(tmp_path: Path) -> None:
     write_data(tmp_path, "Dataset004_Arrays", ".npy", default_spacing=[2.0, 1.0, 1.0])
     done = Pipeline(tmp_path).run("Dataset004_Arrays", 0.02, ".npy", "--spacing", "2", "1", "1")
@@ -222,6 +232,7 @@ def test_arrays(tmp_path: Path) -> None:
         assert done.record(case_id)["spacing"] == [2.0, 1.0, 1.0]
 
 
+@pytest.mark.usefixtures("quick")
 def test_instance_maps(tmp_path: Path) -> None:
     """Lesions that touch are told apart in the truth, and predictions are compared with them one by one."""
     write_data(tmp_path, "Dataset005_Maps", ".nii.gz", instances=True)

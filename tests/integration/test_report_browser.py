@@ -7,6 +7,8 @@ tests.
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from detseg3d.evaluation.result import SystemsResult
 from detseg3d.reporting.html.case_files import PredictedBox
 from detseg3d.reporting.html.report import ReportInput, write_report
 from detseg3d.system.json_files import read_json
@@ -22,6 +25,7 @@ from tests.integration.browser import (
     CHROMIUM,
     LARGE,
     MISSED,
+    OPEN_SCANS,
     READ,
     SHAPE,
     TRY_CONTROLS,
@@ -29,7 +33,7 @@ from tests.integration.browser import (
     browse,
     look,
 )
-from tests.reporting.html.factory import case_files, cube, evaluate, save_case
+from tests.reporting.html.factory import case_files, cube, evaluate, save_case, write_cases
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
@@ -214,3 +218,56 @@ def test_dragging_with_the_right_button_changes_the_contrast_only(tried: dict[st
 
 def test_a_double_click_enlarges_one_picture_and_brings_back_the_others(tried: dict[str, Any]) -> None:
     assert tried["panes"] == [1, 4]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cases(tmp_path_factory.mktemp("scans"), ("bad", "good", "healthy", "middle"))
+
+
+def test_a_scan_in_a_file_is_opened_from_the_table(scans: Path, tmp_path: Path) -> None:
+    files = tuple(case_files(scans, name) for name in ("bad", "good", "healthy", "middle"))
+    page = write_report(tmp_path / "report.html", ReportInput(evaluate(scans), cases=files, worst=1, best=1))
+    seen = look(page, OPEN_SCANS, tmp_path)
+    assert (seen["errors"], seen["note"]) == ([], "")
+    assert seen["first"]["title"].startswith("bad")
+    assert seen["opened"]["title"].startswith("middle")
+    assert (seen["opened"]["rows"], seen["opened"]["chosen"], seen["opened"]["sides"]) == (2, "middle", 1)
+    assert min(seen["opened"]["outlines"]) > 0
+    assert seen["sorted"] == "ascending"
+    assert seen["empty"]
+    assert {Path(name).parent.name for name in seen["requests"]} <= {"report_scans"}
+
+
+def test_two_systems_are_shown_side_by_side_at_one_place(scans: Path, tmp_path: Path) -> None:
+    result = evaluate(scans)
+    both = SystemsResult({"mine": result, "other": result})
+    files = [case_files(scans, name, system=system) for name in ("healthy", "middle") for system in ("mine", "other")]
+    # The other system found nothing in this scan.
+    files[-1] = replace(files[-1], prediction=files[1].prediction)
+    page = write_report(tmp_path / "report.html", ReportInput(both, cases=tuple(files), worst=1, best=0))
+    seen = look(page, OPEN_SCANS, tmp_path)
+    assert seen["errors"] == []
+    assert (seen["first"]["sides"], seen["opened"]["sides"]) == (1, 2)
+    assert seen["systems"] == [["mine", 2], ["other", 2]]
+    assert seen["linked"] == [True, True, True]
+    assert seen["captions"][0] == seen["captions"][1]
+    assert seen["same"], "both sides show the same system after the choice"
+
+
+def test_without_its_folder_the_page_says_what_is_missing(scans: Path, tmp_path: Path) -> None:
+    files = tuple(case_files(scans, name) for name in ("bad", "good", "healthy", "middle"))
+    page = write_report(tmp_path / "report.html", ReportInput(evaluate(scans), cases=files, worst=1, best=1))
+    shutil.rmtree(tmp_path / "report_scans")
+    script = """
+    document.querySelector('[data-show-case="middle"]').click();
+    await until(() => box.dataset.failed !== undefined);
+    seen.note = box.querySelector("[data-note]").textContent;
+    document.querySelector('[data-show-case="good"]').click();
+    await until(() => box.dataset.ready);
+    seen.after = [box.querySelector("[data-note]").textContent, panel().querySelector("h3").textContent];
+    """
+    seen = look(page, script, tmp_path)
+    assert "report_scans/0001.js is missing" in seen["note"]
+    assert seen["after"][0] == ""
+    assert seen["after"][1].startswith("good")

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +21,7 @@ from detseg3d.system.device import (
     require_correct_convolutions,
     resolve_device,
 )
+from tests.forks import ForkOutcome, ForkScript, run_in_forks
 
 
 def give_cuda(monkeypatch: pytest.MonkeyPatch, count: int, bfloat16: bool = True) -> None:
@@ -149,12 +147,16 @@ def test_autocast_computes_in_the_chosen_precision(
 HAS_BFLOAT16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def asked_in_a_process(**environment: str) -> tuple[bool, float, float]:
-    """Return the answer of a process with these settings, and its times in s for bfloat16 and float32."""
-    script = """
+# The forks have used neither oneDNN nor ATen, which read these variables when they are used for the first time.
+IMPORTS = """
+import logging, time, torch
+from detseg3d.core.precision import Precision
+from detseg3d.system.device import compute_in, has_fast_bfloat16
+torch.set_num_threads(1)
+"""
+TIMES = """
 import time, torch
 from detseg3d.system.device import has_fast_bfloat16
-torch.set_num_threads(1)
 print(has_fast_bfloat16())
 image = torch.randn(2, 32, 8, 16, 16).contiguous(memory_format=torch.channels_last_3d)
 for dtype in (torch.bfloat16, torch.float32):
@@ -166,26 +168,38 @@ for dtype in (torch.bfloat16, torch.float32):
         seconds.append(time.process_time() - start)
     print(min(seconds))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], env={**os.environ, **environment}, capture_output=True, check=True, text=True
-    )
-    answer, half, single = done.stdout.split()
-    return answer == "True", float(half), float(single)
+SETTING = """
+import logging, torch
+from detseg3d.core.precision import Precision
+from detseg3d.system.device import compute_in
+logging.basicConfig(format="%(message)s")
+print(compute_in(torch.device("cpu"), Precision("{}")), flush=True)
+"""
+CAPABILITIES = {"AVX2": "avx2", "AVX512_CORE": "avx512", "AVX512_CORE_BF16": "avx2", "ALL": "default"}
+
+
+def limited_to(instructions: str) -> dict[str, str]:
+    return {"ONEDNN_MAX_CPU_ISA": instructions, "ATEN_CPU_CAPABILITY": CAPABILITIES[instructions]}
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, ForkOutcome]:
+    """Return the outcome of TIMES for each set of instructions, and of SETTING for each wanted precision."""
+    scripts = {instructions: ForkScript(TIMES, limited_to(instructions)) for instructions in CAPABILITIES}
+    scripts |= {wanted: ForkScript(SETTING.format(wanted), limited_to("AVX2")) for wanted in ("auto", "bf16")}
+    outcomes = dict(zip(scripts, run_in_forks(IMPORTS, list(scripts.values())), strict=True))
+    assert [outcome.errors for outcome in outcomes.values() if outcome.code != 0] == []
+    return outcomes
 
 
 @pytest.mark.parametrize(
-    ("instructions", "capability", "native"),
-    [
-        ("AVX2", "avx2", False),
-        ("AVX512_CORE", "avx512", False),
-        ("AVX512_CORE_BF16", "avx2", True),
-        ("ALL", "default", True),
-    ],
+    ("instructions", "native"), [("AVX2", False), ("AVX512_CORE", False), ("AVX512_CORE_BF16", True), ("ALL", True)]
 )
 def test_the_instructions_that_onednn_uses_decide_whether_bfloat16_is_fast(
-    instructions: str, capability: str, native: bool
+    outcomes: dict[str, ForkOutcome], instructions: str, native: bool
 ) -> None:
-    answer, half, single = asked_in_a_process(ONEDNN_MAX_CPU_ISA=instructions, ATEN_CPU_CAPABILITY=capability)
+    words = outcomes[instructions].output.split()
+    answer, half, single = words[0] == "True", float(words[1]), float(words[2])
     assert answer == (native and HAS_BFLOAT16)
     # Emulation without AVX-512 takes about 100 times as long as float32. The instructions take no longer than float32.
     assert half < 5 * single if answer else half > 5 * single or instructions != "AVX2"
@@ -288,27 +302,15 @@ def test_a_warning_states_the_slowness_of_requested_but_emulated_bfloat16(
     assert ("42 times" in caplog.text) == warned
 
 
-SETTING = """
-import logging, torch
-from detseg3d.core.precision import Precision
-from detseg3d.system.device import compute_in
-logging.basicConfig(format="%(message)s")
-torch.set_num_threads(1)
-print(compute_in(torch.device("cpu"), Precision("{}")), flush=True)
-"""
-
-
 @pytest.mark.parametrize(("wanted", "chosen", "warned"), [("auto", "fp32", False), ("bf16", "bf16", True)])
 def test_with_a_limited_onednn_auto_avoids_bfloat16_and_its_slowness_is_measured(
-    wanted: str, chosen: str, warned: bool
+    outcomes: dict[str, ForkOutcome], wanted: str, chosen: str, warned: bool
 ) -> None:
-    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-    command = [sys.executable, "-c", SETTING.format(wanted)]
-    done = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
-    assert done.stdout.split() == [chosen]
-    assert bool(done.stderr) == warned
+    outcome = outcomes[wanted]
+    assert outcome.output.split() == [chosen]
+    assert bool(outcome.errors) == warned
     if warned:
-        [times] = re.findall(r"takes (\d+) times as long", done.stderr)
+        [times] = re.findall(r"takes (\d+) times as long", outcome.errors)
         assert int(times) > 2
 
 

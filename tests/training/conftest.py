@@ -53,7 +53,8 @@ class QuickTrainer(Trainer):
 
 
 def make_options(**settings: Any) -> TrainingOptions:
-    return TrainingOptions(**{"num_workers": 0, "show_progress": False, **settings})
+    """Return options without the check of the precision, which takes as long as such a training."""
+    return TrainingOptions(**{"num_workers": 0, "show_progress": False, "check_precision": False, **settings})
 
 
 def make_trainer(

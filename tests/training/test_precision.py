@@ -198,7 +198,7 @@ def test_a_training_says_in_one_line_that_half_precision_is_right(
     plans: Plans, store: CaseStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        train(plans, store, tmp_path)
+        train(plans, store, tmp_path, check_precision=True)
     assert sum("agrees with float32" in record.message for record in caplog.records) == 1
 
 
@@ -216,9 +216,9 @@ def test_a_training_falls_back_to_float32_with_a_warning(
     if resume:
         with monkeypatch.context() as patch:
             patch.setattr(execution, "has_fast_bfloat16", lambda: False)
-            train(plans, store, tmp_path)  # which has nothing to check
+            train(plans, store, tmp_path, check_precision=True)  # which has nothing to check
         assert caplog.records == []
-    train(plans, store, tmp_path, resume=resume)
+    train(plans, store, tmp_path, resume=resume, check_precision=True)
     assert any("detector." in record.message and "windows 12×12×12" in record.message for record in caplog.records)
     assert execution.autocast_dtype(CPU) is None
     assert len(records(tmp_path)) == 4
@@ -229,15 +229,15 @@ def test_a_training_in_float32_does_not_decide_for_the_next_one(
 ) -> None:
     with monkeypatch.context() as patch:
         break_layers(patch, Conv3d, lambda image: image.shape[2] == 3)
-        train(plans, store, tmp_path / "first")
+        train(plans, store, tmp_path / "first", check_precision=True)
     assert execution.autocast_dtype(CPU) is None
-    train(plans, store, tmp_path / "second")
+    train(plans, store, tmp_path / "second", check_precision=True)
     assert execution.autocast_dtype(CPU) is not None
 
 
 def test_the_check_changes_nothing_of_a_training(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
-    train(plans, store, tmp_path / "checked")
-    train(plans, store, tmp_path / "unchecked", check_precision=False)
+    train(plans, store, tmp_path / "checked", check_precision=True)
+    train(plans, store, tmp_path / "unchecked")
     assert same_weights(tmp_path / "checked", tmp_path / "unchecked")
 
 
@@ -277,7 +277,7 @@ def test_a_training_that_fell_back_notes_float32(
     plans: Plans, store: CaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_layers(monkeypatch, Conv3d, lambda image: image.shape[2] == 3)
-    train(plans, store, tmp_path)
+    train(plans, store, tmp_path, check_precision=True)
     assert load_plans(tmp_path / "plans.json").training.precision_used is Precision.FP32
 
 

@@ -104,7 +104,8 @@ def choose_cases(evaluated: Evaluated, files: Sequence[CaseFiles], worst: int, b
 
     Dice decides between cases with equal F1. Between cases with equal F1 and Dice, the worst case has the most
     errors, and the best case has the most lesions. Cases without lesions are chosen last, both as worst and as best: a
-    single false positive makes their F1 0, and a perfect case without lesions has no lesion to show.
+    single false positive makes their F1 0, and a perfect case without lesions has no lesion to show. A case with F1 0
+    is never one of the best cases.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def choose_cases(evaluated: Evaluated, files: Sequence[CaseFiles], worst: int, b
     lowest = candidates[: min(worst, len(candidates) - len(candidates) // 2)]
     others = candidates[len(lowest) :]
     others.sort(key=lambda case: (case.is_lesion_free, -case.f1, -case.dice, -case.true_lesions))
-    return lowest + [replace(case, rank="best") for case in others[:best]]
+    return lowest + [replace(case, rank="best") for case in others[:best] if case.f1 > 0]
 
 
 def read_cases(chosen: Sequence[ChosenCase], budget: int) -> ViewerContent:

@@ -17,7 +17,17 @@ from markupsafe import Markup
 
 from detseg3d.reporting.html.formatting import number
 
-__all__ = ["Bars", "Line", "bar_chart", "froc_axis", "interval_strip", "legend", "line_chart", "fraction_axis"]
+__all__ = [
+    "Bars",
+    "Line",
+    "bar_chart",
+    "count_axis",
+    "froc_axis",
+    "interval_strip",
+    "legend",
+    "line_chart",
+    "fraction_axis",
+]
 
 # Size and margins of the plot, in units of the view box.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 420.0, 250.0, 46.0, 14.0, 10.0, 44.0
@@ -52,6 +62,23 @@ def froc_axis() -> Axis:
     """Return the axis of the false positives per scan, from 1/16 to 8. Each tick is twice the previous tick."""
     names = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2", 1.0: "1", 2.0: "2", 4.0: "4", 8.0: "8"}
     return Axis("false positives per scan", 1 / 16, 8.0, tuple(names.items()), logarithmic=True)
+
+
+def count_axis(title: str, highest: float) -> Axis:
+    """Return an axis of counts from 0 to at least ``highest``, with about five ticks at round numbers.
+
+    Examples
+    --------
+    >>> count_axis("false positives", 7).ticks
+    ((0.0, '0'), (2.0, '2'), (4.0, '4'), (6.0, '6'), (8.0, '8'))
+    """
+    step = next(
+        size for power in range(12) for size in (10**power, 2 * 10**power, 5 * 10**power) if size * 5 >= highest
+    )
+    last = max(1, math.ceil(highest / step))
+    return Axis(
+        title, 0.0, float(last * step), tuple((float(tick * step), str(tick * step)) for tick in range(last + 1))
+    )
 
 
 @dataclass(frozen=True)

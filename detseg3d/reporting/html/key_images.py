@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -132,7 +133,7 @@ class KeyImages:
         Of both arrays.
     """
 
-    def __init__(self, image: npt.NDArray[np.generic], instances: AnyIntArray, geometry: Geometry) -> None:
+    def __init__(self, image: npt.NDArray[Any], instances: AnyIntArray, geometry: Geometry) -> None:
         with np.errstate(over="ignore"):
             finite = np.nan_to_num(np.asarray(image, np.float32), posinf=1e30, neginf=-1e30)
         self.case = TurnedCase(finite, geometry.spacing, None, instances, StoredOrder(geometry.shape))
@@ -148,10 +149,10 @@ class KeyImages:
     def boxes(self) -> Mapping[int, Box]:
         """Box of each lesion in voxel edges, by its number."""
         numbers, boxes = boxes_from_instances(self.instances)
-        return {
-            int(number): tuple(float(edge) for edge in box)  # type: ignore[misc]
-            for number, box in zip(numbers, boxes, strict=True)
-        }
+        result: dict[int, Box] = {}
+        for number, (z0, y0, x0, z1, y1, x1) in zip(numbers.tolist(), boxes.tolist(), strict=True):
+            result[int(number)] = (z0, y0, x0, z1, y1, x1)
+        return result
 
     def of_lesion(self, number: int) -> tuple[KeyImage, ...]:
         """Return an axial, a coronal and a sagittal picture at the largest section of a lesion, all at one scale."""
@@ -242,7 +243,7 @@ def _centred(box: Box, axis: int, side: float, case: TurnedCase) -> tuple[float,
     return low, low + length
 
 
-def _grey(values: npt.NDArray[np.floating], window: tuple[float, float], brightest: int) -> npt.NDArray[np.uint8]:
+def _grey(values: npt.NDArray[np.floating[Any]], window: tuple[float, float], brightest: int) -> npt.NDArray[np.uint8]:
     """Return grey levels from 0 (black) to ``brightest``."""
     low, high = window
     levels = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * brightest

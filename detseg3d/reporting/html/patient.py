@@ -87,6 +87,13 @@ class FollowedScan:
         """The comparison with the scan before; for the first scan, with the next scan."""
         return self.result.comparisons[max(self.index - 1, 0)]
 
+    @property
+    def titles(self) -> tuple[str, str]:
+        """Names and dates of the earlier and the later scan of :attr:`comparison`."""
+        start = max(self.index - 1, 0)
+        earlier, later = self.result.time_points[start : start + 2]
+        return earlier.title, later.title
+
     def numbers(self, change: LesionChange) -> tuple[int, ...]:
         """Return the numbers of the lesions of a change in the reported scan."""
         return change.earlier if self.is_first else change.later

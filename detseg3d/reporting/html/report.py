@@ -1,9 +1,9 @@
-"""Write ``report.html``: the results of an evaluation in one file that needs neither a network nor a server."""
+"""Write ``report.html``: the results of an evaluation as a page that needs neither a network nor a server."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -24,7 +24,9 @@ from detseg3d.reporting.html.crossval import (
 )
 from detseg3d.reporting.html.curves import curve_section, size_section
 from detseg3d.reporting.html.evaluated import Evaluated
+from detseg3d.reporting.html.pairs import pair_section
 from detseg3d.reporting.html.rendering import render
+from detseg3d.reporting.html.scan_files import ScanFiles, write_scan_files
 from detseg3d.reporting.html.tables import case_table, class_table, key_metrics, metric_table, problem_list
 from detseg3d.reporting.html.viewer import COLORS, viewer_section
 from detseg3d.reporting.text.remarks import (
@@ -50,6 +52,8 @@ _SCRIPTS = ("tables.js", "slices.js", "viewer.js")
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 )
+# The scripts of the scans lie beside the page, on a disk or on the server of the page.
+SCAN_POLICY = POLICY.replace("'unsafe-inline'", "'unsafe-inline' 'self' file:", 1)
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,14 @@ class ReportInput:
     consolidation : ConsolidationSummary, optional
         Result of the consolidation of a cross-validation.
     cases : sequence of CaseFiles
-        Cases that the viewer can show. The viewer shows some of these cases, see ``worst`` and ``best``.
+        Cases that the viewer can show. The page holds some of these cases, see ``worst`` and ``best``. The others are
+        in the folder ``NAME_scans`` beside the page.
     title : str
         Title of the page.
     date : str, optional
         Date that the page states.
     worst, best : int
-        Maximum number of the worst and of the best cases in the viewer.
+        Maximum number of the worst and of the best cases in the page.
     """
 
     result: EvaluationResult | SystemsResult
@@ -105,7 +110,7 @@ class PageSection:
 
 
 def write_report(path: str | Path, report: ReportInput, max_bytes: int = MAX_BYTES) -> Path:
-    """Write a report. Equal input gives an equal file.
+    """Write a report, and the scans that its viewer opens into a folder beside it. Equal input gives equal files.
 
     Parameters
     ----------
@@ -114,7 +119,7 @@ def write_report(path: str | Path, report: ReportInput, max_bytes: int = MAX_BYT
     report : ReportInput
         Content of the report.
     max_bytes : int, optional
-        Maximum size of the file in bytes. If the file would be larger, the volumes of the viewer are made coarser, and
+        Maximum size of the page in bytes. If the page would be larger, the volumes in the page are made coarser, and
         finally left out.
 
     Returns
@@ -128,10 +133,15 @@ def write_report(path: str | Path, report: ReportInput, max_bytes: int = MAX_BYT
         If the file cannot be written.
     """
     evaluated = Evaluated.of(report.result)
-    without_viewer = _page(report, evaluated, ViewerContent())
+    without_viewer = _page(report, evaluated, ViewerContent(), ScanFiles())
     budget = max(max_bytes - len(_encode(without_viewer)) - _LESION_TABLE_BYTES, 0)
     chosen = choose_cases(evaluated, report.cases, report.worst, report.best)
-    page = _page(report, evaluated, read_cases(chosen, budget))
+    content = read_cases(chosen, budget)
+    # In a comparison, the page shows a scan with one system, and its file shows the scan with all systems.
+    embedded = () if evaluated.several else tuple(case.files.case_id for case in content.cases)
+    known = {case.case_id for case in content.unreadable}
+    files = [case for case in report.cases if case.case_id not in known]
+    page = _page(report, evaluated, content, write_scan_files(Path(path), evaluated, files, embedded))
     size = len(_encode(page))
     if size > max_bytes:
         logger.warning("%s has %.1f MB because there are very many cases or lesions", path, size / 1e6)
@@ -144,14 +154,14 @@ def _encode(page: str) -> bytes:
     return page.encode("utf-8", "replace")
 
 
-def _page(report: ReportInput, evaluated: Evaluated, content: ViewerContent) -> str:
+def _page(report: ReportInput, evaluated: Evaluated, content: ViewerContent, scans: ScanFiles) -> str:
     return render(
         "report",
         title=report.title,
         facts=_facts(report, evaluated),
-        sections=_sections(report, evaluated, content),
+        sections=_sections(report, evaluated, content, scans),
         colors=COLORS,
-        policy=POLICY,
+        policy=SCAN_POLICY if scans.entries else POLICY,
         style=asset("report.css"),
         script="\n".join(asset(name) for name in _SCRIPTS),
         version=version("detseg3d"),
@@ -174,13 +184,17 @@ def _facts(report: ReportInput, evaluated: Evaluated) -> list[tuple[str, str]]:
     return facts
 
 
-def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent) -> list[PageSection]:
+def _sections(report: ReportInput, evaluated: Evaluated, content: ViewerContent, scans: ScanFiles) -> list[PageSection]:
     """Return the sections of the page in their order. A section is left out if the input has no data for it."""
-    shown = [case.files.case_id for case in content.cases]
+    shown = [*(case.files.case_id for case in content.cases), *(scan.case_id for scan in scans.entries)]
+    content = replace(content, unreadable=(*content.unreadable, *scans.unreadable))
     problems = sum(len(result.problems) for result in evaluated.results.values())
     sections = [("metrics", "Metrics", _metrics(report, evaluated))]
     if report.cases:
-        sections.append(("viewer", "Worst and best scans", viewer_section(content)))
+        sections.append(("viewer", "Viewer", viewer_section(content, scans.entries)))
+    pairs = pair_section(evaluated)
+    if pairs:
+        sections.append(("pairs", "Scan by scan", pairs))
     sections.append(("curves", "Curves over the score threshold", curve_section(evaluated)))
     sections.append(("sizes", "Recall by lesion size", size_section(evaluated)))
     if report.consolidation is not None:

@@ -16,10 +16,28 @@ from detseg3d.reporting.html.rendering import render
 from detseg3d.reporting.html.volumes import ViewerVolumes
 from detseg3d.reporting.pictures.overlay import BOX_COLOR, PREDICTION_COLOR, TRUTH_COLOR
 
-__all__ = ["COLORS", "viewer_section"]
+__all__ = ["COLORS", "ScanEntry", "scan_data", "viewer_section"]
 
 COLORS = {"truth": TRUTH_COLOR, "prediction": PREDICTION_COLOR, "boxes": BOX_COLOR}
 """Colours of the outlines, the same as in the overlay pictures."""
+
+
+@dataclass(frozen=True)
+class ScanEntry:
+    """A scan in a file beside the page.
+
+    Attributes
+    ----------
+    case_id : str
+    file : str
+        Path of the file relative to the page.
+    description : str
+        F1 and Dice of each system, for the list of scans.
+    """
+
+    case_id: str
+    file: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -81,16 +99,57 @@ class _Case:
     voxels: Mapping[str, str]
 
 
-def viewer_section(content: ViewerContent) -> Markup:
-    """Return the tabs of the cases, the pictures with their controls, the tables of lesions, and the embedded data."""
+def viewer_section(content: ViewerContent, scans: Sequence[ScanEntry] = ()) -> Markup:
+    """Return the tabs of the cases, the pictures with their controls, the tables of lesions, and the embedded data.
+
+    Parameters
+    ----------
+    content : ViewerContent
+        Scans in the page.
+    scans : sequence of ScanEntry
+        Scans in files beside the page, which the viewer loads when the reader chooses them.
+    """
     pairs = list(zip(content.cases, content.volumes, strict=True))
     return render(
         "viewer",
         cases=[_describe_case(case, volumes) for case, volumes in pairs],
+        scans=scans,
+        several=any(case.system for case in content.cases),
         unreadable=content.unreadable,
         omitted=content.omitted,
-        settings={"colors": COLORS, "cases": [_script_data(case, volumes) for case, volumes in pairs]},
+        settings={
+            "colors": COLORS,
+            "cases": [_script_data(case, volumes) for case, volumes in pairs],
+            "scans": [{"id": scan.case_id, "file": scan.file} for scan in scans],
+        },
     )
+
+
+def scan_data(cases: Sequence[ChosenCase], volumes: Sequence[ViewerVolumes]) -> dict[str, Any]:
+    """Return the content of the file of one scan: the data for the script, the table of lesions, and the voxels.
+
+    Parameters
+    ----------
+    cases : sequence of ChosenCase
+        The scan with the prediction of each system.
+    volumes : sequence of ViewerVolumes
+        From :func:`~detseg3d.reporting.html.volumes.load_systems`, in the order of ``cases``.
+    """
+    info = _script_data(cases[0], volumes[0])
+    encoded = dict(volumes[0].encoded)
+    if len(cases) > 1:
+        encoded.pop("prediction", None)
+        info["layers"].pop("prediction", None)
+        info["systems"] = []
+        for index, (case, part) in enumerate(zip(cases, volumes, strict=True)):
+            layer = f"prediction-{index}"
+            if part.prediction is not None:
+                encoded[layer] = part.encoded["prediction"]
+                info["layers"][layer] = str(part.prediction.dtype)
+            boxes = _script_data(case, part)["boxes"]
+            info["systems"].append({"name": case.system, "layer": layer, "boxes": boxes})
+    tables = [_describe_case(case, part) for case, part in zip(cases, volumes, strict=True)]
+    return {"info": info, "panel": str(render("scan_panel", tables=tables)), "volumes": encoded}
 
 
 def _describe_case(case: ChosenCase, volumes: ViewerVolumes) -> _Case:

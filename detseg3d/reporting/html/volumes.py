@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = [
     "ViewerVolumes",
     "fit_together",
     "fit_volumes",
+    "load_systems",
     "load_volumes",
     "volumes_on_one_grid",
     "window_presets",
@@ -147,34 +149,58 @@ def load_volumes(case: CaseFiles) -> ViewerVolumes:
     DetSeg3DError
         If a file is missing or unreadable, or the files lie on different grids.
     """
-    image, geometry = read_image(case.image)
-    label_format = LabelFormat(default_spacing=case.image.spacing)
-    orders = dict.fromkeys(("truth", "prediction"), geometry.stored_order)
-    labels: dict[str, npt.NDArray[Any] | None] = {"truth": None, "prediction": None}
-    for name, path in (("truth", case.truth), ("prediction", case.prediction)):
-        if path is not None:
-            source = label_format.source(path).oriented_like(geometry)
-            label, other = read_label(source, label_format, case.image)
-            check_same_grid(geometry, other, (case.image.path, path), f"image and {name}")
-            labels[name], orders[name] = label, other.stored_order
+    return load_systems([case])[0]
+
+
+def load_systems(cases: Sequence[CaseFiles]) -> list[ViewerVolumes]:
+    """Read one case with the predictions of several systems. All results are cropped and reduced in the same way.
+
+    Parameters
+    ----------
+    cases : sequence of CaseFiles
+        The same case, with the prediction of each system. Image and truth are those of the first entry.
+
+    Raises
+    ------
+    DetSeg3DError
+        For the reasons of :func:`load_volumes`.
+    """
+    first = cases[0]
+    image, geometry = read_image(first.image)
+    label_format = LabelFormat(default_spacing=first.image.spacing)
+
+    def read(path: Path | None, name: str) -> tuple[npt.NDArray[Any] | None, StoredOrder]:
+        if path is None:
+            return None, geometry.stored_order
+        source = label_format.source(path).oriented_like(geometry)
+        label, other = read_label(source, label_format, first.image)
+        check_same_grid(geometry, other, (first.image.path, path), f"image and {name}")
+        return label, other.stored_order
+
+    truth, truth_order = read(first.truth, "truth")
+    predictions = [read(case.prediction, "prediction") for case in cases]
     turned = np.nan_to_num(image.astype(np.float32))
     window = intensity_window(turned)
-    part = _crop(turned, [label for label in labels.values() if label is not None])
-    parts = {name: None if label is None else _small_labels(label[part]) for name, label in labels.items()}
+    part = _crop(turned, [label for label in (truth, *(entry for entry, _ in predictions)) if label is not None])
     z, y, x = (int(limits.start) for limits in part)
-    volumes = ViewerVolumes(
-        image=_grey(turned[part], window),
-        truth=parts["truth"],
-        prediction=parts["prediction"],
-        spacing=geometry.spacing,
-        orders=FileOrders(geometry.stored_order, orders["truth"], orders["prediction"]),
-        offset=(z, y, x),
-        window=window,
-        presets=window_presets(turned, window),
-    )
-    while volumes.image.size > _MAX_VOXELS:
-        volumes = _halve(volumes)
-    return volumes
+    grey, presets = _grey(turned[part], window), window_presets(turned, window)
+    small_truth = None if truth is None else _small_labels(truth[part])
+    result = [
+        ViewerVolumes(
+            image=grey,
+            truth=small_truth,
+            prediction=None if label is None else _small_labels(label[part]),
+            spacing=geometry.spacing,
+            orders=FileOrders(geometry.stored_order, truth_order, order),
+            offset=(z, y, x),
+            window=window,
+            presets=presets,
+        )
+        for label, order in predictions
+    ]
+    while result[0].image.size > _MAX_VOXELS:
+        result = [_halve(volumes) for volumes in result]
+    return result
 
 
 def volumes_on_one_grid(

@@ -22,6 +22,7 @@ from detseg3d.evaluation.result import (
 )
 from detseg3d.evaluation.scores.froc import FROC_RATES, ScoreSummary
 from detseg3d.reporting.text.markdown import DASH, format_value, markdown_table
+from detseg3d.reporting.text.paired_tests import TEST_HEADER, describe_tests, rows_of_tests
 from detseg3d.reporting.text.remarks import (
     HD95_PENALTY,
     describe_different_scans,
@@ -69,6 +70,7 @@ def format_evaluation(result: EvaluationResult | SystemsResult) -> str:
         return "\n\n".join(part for part in parts if part)
     different = describe_different_scans(result)
     parts = [different and f"**Warning.** {different}", _metric_table(result.systems, result.comparisons)]
+    parts += [_tests(pair) for pair in result.comparisons]
     for name, system in result.systems.items():
         parts += [f"## {name}", *_one_system(system), format_problems(system.problems)]
     return "\n\n".join(part for part in parts if part)
@@ -215,6 +217,17 @@ def _metric_table(systems: Mapping[str, EvaluationResult], comparisons: Sequence
     if any(spec.key == "hd95_mm" for spec in specs):
         notes.append(HD95_PENALTY)
     return "\n\n".join(part for part in (text, "\n".join(note for note in notes if note)) if part)
+
+
+def _tests(pair: Comparison) -> str:
+    """Return the tests of two systems scan by scan as Markdown."""
+    if not pair.tests:
+        return ""
+    text, warning = describe_tests(pair.tests)
+    table = markdown_table(TEST_HEADER, rows_of_tests(pair.tests))
+    title = f"### {pair.second} against {pair.first}, scan by scan"
+    notes = [f"The difference is {pair.second} − {pair.first}. {text}", warning and f"**{warning}**"]
+    return "\n\n".join([title, table, *(textwrap.fill(note, 118) for note in notes if note)])
 
 
 def _size_rows(systems: Mapping[str, EvaluationResult], comparisons: Sequence[Comparison]) -> list[list[str]]:

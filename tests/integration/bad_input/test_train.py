@@ -16,6 +16,8 @@ from detseg3d.system.json_files import write_json
 from tests.integration.bad_input.running import Run, run
 from tests.scans import prepare, write_dataset
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 NAME = "Dataset001_Tiny"
 
 

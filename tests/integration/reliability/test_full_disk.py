@@ -14,6 +14,8 @@ from detseg3d.training.trainer import Trainer
 from tests.disks import contents, fill, filled, litter, read_only
 from tests.scans import prepare, write_dataset
 
+pytestmark = pytest.mark.usefixtures("quick_training")
+
 
 def run_predict(raw: Path, model: Path, output: Path, *words: str) -> int:
     source = ["-i", str(raw / "imagesTr"), "-o", str(output), "-m", str(model), "-f", "0", "-device", "cpu"]

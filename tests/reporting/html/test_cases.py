@@ -60,11 +60,16 @@ def test_scans_without_lesions_are_neither_best_nor_worst_if_there_are_others() 
     assert chosen(cases) == [("b", "worst"), ("a", "best")]
 
 
+def test_a_scan_in_which_nothing_was_found_is_never_the_best() -> None:
+    cases = [case("a", 0.0, 0.0), case("b", 0.0, 0.0, false=20), case("false", 0.0, 0.0, truth=0, false=1)]
+    assert [rank for _, rank in chosen(cases, 1, 2)] == ["worst"]
+
+
 @pytest.mark.parametrize(
     ("number", "expected"), [(0, []), (1, ["worst"]), (2, ["worst", "best"]), (3, ["worst"] * 2 + ["best"])]
 )
 def test_few_cases_are_divided_and_no_case_is_shown_twice(number: int, expected: list[str]) -> None:
-    picked = chosen([case(str(n), n / 10, 0.5) for n in range(number)], 2, 2)
+    picked = chosen([case(str(n), (n + 1) / 10, 0.5) for n in range(number)], 2, 2)
     assert [rank for _, rank in picked] == expected and len({name for name, _ in picked}) == number
 
 

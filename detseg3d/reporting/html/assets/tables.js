@@ -31,11 +31,15 @@ function sortTable(table, header) {
   table.tBodies[0].append(...rows.map((entry) => entry.row));
 }
 
-for (const table of document.querySelectorAll("table.sortable")) {
-  for (const button of table.querySelectorAll("button.sort")) {
-    button.addEventListener("click", () => sortTable(table, button.closest("th")));
+function connectTables(part) {
+  for (const table of part.querySelectorAll("table.sortable")) {
+    for (const button of table.querySelectorAll("button.sort")) {
+      button.addEventListener("click", () => sortTable(table, button.closest("th")));
+    }
   }
 }
+
+connectTables(document);
 
 for (const field of document.querySelectorAll("input[data-filter]")) {
   const table = document.getElementById(field.dataset.filter);

@@ -2,13 +2,34 @@
 
 const LESION_ZOOM = 3; // zoom when the reader chooses a lesion in an overview
 
-/** Return the voxels of an embedded volume. They are numbers of 8 or 16 bits, little-endian, compressed with gzip. */
-async function unpack(id, type) {
-  const text = document.getElementById(id).textContent;
+const MAX_LOADED = 6; // scans whose voxels stay in memory
+
+/** Return voxels. They are numbers of 8 or 16 bits, little-endian, compressed with gzip, as text in base64. */
+async function unpack(text, type) {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   const buffer = await new Response(stream).arrayBuffer();
   return type === "uint8" ? new Uint8Array(buffer) : new Uint16Array(buffer);
+}
+
+window.detseg3dScans = {};
+
+/** Load the file of a scan beside the page. It is a script, because a page on a disk cannot request other files. */
+function loadScan(file) {
+  return new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    const name = file.slice(file.lastIndexOf("/") + 1);
+    script.src = file;
+    script.onload = () => {
+      const scan = window.detseg3dScans[name];
+      delete window.detseg3dScans[name];
+      script.remove();
+      if (scan) resolve(scan);
+      else reject(new Error(`${file} is damaged`));
+    };
+    script.onerror = () => reject(new Error(`${file} is missing; keep this folder beside the page`));
+    document.head.append(script);
+  });
 }
 
 class Viewer {
@@ -20,19 +41,45 @@ class Viewer {
     this.presets = box.querySelector("[data-presets]");
     this.controls = Object.fromEntries(Array.from(box.querySelectorAll("[data-control]"), (c) => [c.dataset.control, c]));
     this.tabs = Array.from(document.querySelectorAll("[data-case]"));
-    this.panels = Array.from(box.querySelectorAll("[data-panel]"));
-    this.loaded = new Map();
-    this.view = new SliceView(box.querySelector("[data-panes]"), settings.colors, {
-      onMove: (position) => this.report(position),
+    this.chooser = document.querySelector("[data-choose]");
+    this.sides = Array.from(box.querySelectorAll("[data-side]"));
+    const panels = Array.from(box.querySelectorAll("[data-panel]"));
+    this.scans = [
+      ...settings.cases.map((info, index) => ({ id: info.id, info, panel: panels[index], embedded: index })),
+      ...settings.scans.map(({ id, file }) => ({ id, file })),
+    ];
+    this.views = [this.makeView(box.querySelector("[data-panes]"))];
+    this.connect();
+  }
+
+  /** Return a view that moves together with the other views. */
+  makeView(host) {
+    const view = new SliceView(host, this.settings.colors, {
+      onMove: (position) => {
+        for (const other of this.shownViews()) if (other !== view) other.moveTo(position);
+        this.report(position);
+      },
       onZoom: (steps) => this.zoomBy(steps),
       onWindow: (black, white) => this.setWindow(black, white),
     });
-    this.connect();
+    const enlarge = view.enlarge.bind(view);
+    view.enlarge = (pane) => {
+      enlarge(pane);
+      for (const other of this.views) {
+        if (other !== view) SliceView.prototype.enlarge.call(other, other.panes[view.panes.indexOf(pane)]);
+      }
+    };
+    return view;
+  }
+
+  /** The views of the scan: one, or two if the scan has several systems. */
+  shownViews() {
+    return this.isPair ? this.views : this.views.slice(0, 1);
   }
 
   connect() {
     this.tabs.forEach((tab, index) => {
-      tab.addEventListener("click", () => this.showCase(index));
+      tab.addEventListener("click", () => this.showCase(index).catch((error) => this.fail(error)));
       tab.addEventListener("keydown", (event) => {
         const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
         if (!by) return;
@@ -42,15 +89,19 @@ class Viewer {
       });
     });
     for (const link of document.querySelectorAll("[data-show-case]")) {
-      link.addEventListener("click", () => this.showCase(this.settings.cases.findIndex((c) => c.id === link.dataset.showCase)));
+      link.addEventListener("click", () => this.open(link.dataset.showCase));
     }
-    for (const row of this.box.querySelectorAll("[data-point]")) row.addEventListener("click", () => this.showLesion(row));
+    if (this.chooser) this.chooser.addEventListener("change", () => this.chooser.value && this.open(this.chooser.value));
+    this.sides.forEach((field) => field.addEventListener("change", () => this.loadViews()));
+    this.connectRows(this.box);
     for (const field of this.box.querySelectorAll("[data-layer]")) {
-      field.addEventListener("change", () => this.view.setLayer(field.dataset.layer, field.checked));
+      field.addEventListener("change", () => {
+        for (const view of this.views) view.setLayer(field.dataset.layer, field.checked);
+      });
     }
-    this.controls.zoom.addEventListener("input", () => this.view.setZoom(Number(this.controls.zoom.value)));
+    this.controls.zoom.addEventListener("input", () => this.setZoom(Number(this.controls.zoom.value)));
     for (const name of ["black", "white"]) this.controls[name].addEventListener("input", () => this.applyWindow());
-    this.box.querySelector("[data-action=local-window]").addEventListener("click", () => this.setWindow(...this.view.localWindow()));
+    this.box.querySelector("[data-action=local-window]").addEventListener("click", () => this.setWindow(...this.views[0].localWindow()));
     this.box.querySelector("[data-action=reset]").addEventListener("click", () => this.reset());
     this.box.addEventListener("keydown", (event) => this.onKey(event));
   }
@@ -63,47 +114,126 @@ class Viewer {
     if (steps) this.zoomBy(steps);
   }
 
-  async read(index) {
-    if (!this.loaded.has(index)) {
-      const volumes = {};
-      for (const [name, type] of Object.entries(this.settings.cases[index].layers)) {
-        volumes[name] = await unpack(`volume-${index}-${name}`, type);
+  connectRows(part) {
+    for (const row of part.querySelectorAll("[data-point]")) row.addEventListener("click", () => this.showLesion(row));
+  }
+
+  /** Show a scan by its name. In a comparison, the file of the scan has all systems, so it comes first. */
+  open(id) {
+    const inFile = this.scans.findIndex((scan) => scan.id === id && scan.file);
+    const index = inFile >= 0 ? inFile : this.scans.findIndex((scan) => scan.id === id);
+    return this.showCase(index).catch((error) => this.fail(error));
+  }
+
+  fail(error) {
+    this.note.textContent = `This scan cannot be shown (${error.message}).`;
+    this.box.dataset.failed = "";
+  }
+
+  /** Return the voxels of a scan; of a scan in a file, also read its data and its table of lesions. */
+  async read(scan) {
+    if (scan.volumes) return scan.volumes;
+    let texts = {};
+    if (scan.file) {
+      const content = await loadScan(scan.file);
+      if (content.info.id !== scan.id) throw new Error(`${scan.file} belongs to another report`);
+      scan.info = content.info;
+      texts = content.volumes;
+      if (!scan.panel) {
+        scan.panel = document.createElement("div");
+        scan.panel.setAttribute("role", "tabpanel");
+        scan.panel.dataset.panel = "";
+        scan.panel.hidden = true;
+        scan.panel.innerHTML = content.panel;
+        this.box.querySelector(".panels").append(scan.panel);
+        this.connectRows(scan.panel);
+        connectTables(scan.panel);
       }
-      this.loaded.set(index, volumes);
+    } else {
+      for (const name of Object.keys(scan.info.layers)) {
+        texts[name] = document.getElementById(`volume-${scan.embedded}-${name}`).textContent;
+      }
     }
-    return this.loaded.get(index);
+    const volumes = {};
+    for (const [name, type] of Object.entries(scan.info.layers)) volumes[name] = await unpack(texts[name], type);
+    const loaded = this.scans.filter((other) => other.volumes);
+    if (loaded.length >= MAX_LOADED) delete loaded.find((other) => other !== this.current).volumes;
+    scan.volumes = volumes;
+    return volumes;
   }
 
   async showCase(index) {
     this.box.dataset.ready = "";
-    this.current = index;
+    delete this.box.dataset.failed;
+    this.note.textContent = "";
+    const scan = this.scans[index];
+    this.wanted = scan;
     this.tabs.forEach((tab, place) => {
       tab.setAttribute("aria-selected", String(place === index));
-      tab.tabIndex = place === index ? 0 : -1;
+      tab.tabIndex = place === index || (index >= this.tabs.length && place === 0) ? 0 : -1;
     });
-    this.panels.forEach((panel, place) => {
-      panel.hidden = place !== index;
-    });
-    const info = this.settings.cases[index];
+    if (this.chooser) this.chooser.value = scan.file ? scan.id : "";
+    await this.read(scan);
+    if (this.wanted !== scan) return; // the reader has chosen another scan meanwhile
+    this.current = scan;
+    for (const other of this.scans) if (other.panel) other.panel.hidden = other !== scan;
+    const names = Object.keys(scan.info.layers);
     for (const field of this.box.querySelectorAll("[data-layer]")) {
       const { layer } = field.dataset;
-      const exists = layer === "boxes" ? info.boxes.length > 0 : layer in info.layers;
+      const boxes = (scan.info.systems || [scan.info]).some((system) => system.boxes.length > 0);
+      const exists = layer === "boxes" ? boxes : names.some((name) => name.startsWith(layer));
       field.disabled = !exists;
       field.closest("label").classList.toggle("absent", !exists);
     }
-    const volumes = await this.read(index);
-    if (this.current !== index) return; // the reader has chosen another case meanwhile
-    this.showPresets(info.presets);
-    this.view.load(info, volumes);
+    this.showPresets(scan.info.presets);
+    this.showSides(scan.info.systems || []);
+    this.loadViews();
     this.applyWindow();
-    const first = this.panels[index].querySelector("[data-point]");
+    const first = scan.panel.querySelector("[data-point]");
     if (first) {
       this.showLesion(first);
     } else {
       this.setZoom(1);
-      this.moveTo(info.shape.map((size) => size / 2));
+      this.moveTo(scan.info.shape.map((size) => size / 2));
     }
     this.box.dataset.ready = String(index);
+  }
+
+  /** Offer the systems of a scan for the left and for the right side. */
+  showSides(systems) {
+    this.isPair = systems.length > 1;
+    this.box.classList.toggle("compare", this.isPair);
+    this.sides.forEach((field, side) => {
+      const kept = systems.some((system) => system.name === field.value) ? field.value : null;
+      field.replaceChildren(...systems.map(({ name }) => new Option(name, name)));
+      if (this.isPair) field.value = kept === null ? systems[side].name : kept;
+      field.closest("label").hidden = !this.isPair;
+    });
+    this.box.querySelectorAll(".side")[1].hidden = !this.isPair;
+    if (this.isPair && this.views.length < 2) {
+      const view = this.makeView(this.box.querySelector("[data-second-panes]"));
+      view.layers = { ...this.views[0].layers };
+      this.views.push(view);
+    }
+  }
+
+  /** Load the chosen system into each view, at the same position as before. */
+  loadViews() {
+    const { info, volumes, panel } = this.current;
+    const position = this.loadedScan === this.current ? this.views[0].position : null;
+    this.loadedScan = this.current;
+    this.shownViews().forEach((view, side) => {
+      const system = this.isPair ? info.systems.find(({ name }) => name === this.sides[side].value) : null;
+      const prediction = system ? volumes[system.layer] : volumes.prediction;
+      view.load(system ? { ...info, boxes: system.boxes } : info, { image: volumes.image, truth: volumes.truth, prediction });
+      if (position) view.moveTo(position);
+    });
+    if (!this.isPair) return;
+    const chosen = this.sides.map((field) => info.systems.findIndex(({ name }) => name === field.value));
+    for (const table of panel.querySelectorAll("[data-system]")) {
+      table.hidden = !chosen.includes(Number(table.dataset.system));
+      table.style.order = chosen.indexOf(Number(table.dataset.system));
+    }
   }
 
   showPresets(presets) {
@@ -126,7 +256,7 @@ class Viewer {
 
   setZoom(zoom) {
     this.controls.zoom.value = zoom;
-    this.view.setZoom(Number(this.controls.zoom.value)); // the slider has limited the value
+    for (const view of this.views) view.setZoom(Number(this.controls.zoom.value)); // the slider has limited the value
   }
 
   zoomBy(steps) {
@@ -141,23 +271,23 @@ class Viewer {
 
   applyWindow() {
     const black = Number(this.controls.black.value);
-    this.view.setWindow(black, Math.max(Number(this.controls.white.value), black + 1));
+    for (const view of this.views) view.setWindow(black, Math.max(Number(this.controls.white.value), black + 1));
   }
 
   reset() {
     this.setWindow(0, 255);
     this.setZoom(1);
-    this.moveTo(this.settings.cases[this.current].shape.map((size) => size / 2));
+    this.moveTo(this.current.info.shape.map((size) => size / 2));
   }
 
   moveTo(position) {
-    this.view.moveTo(position);
+    for (const view of this.shownViews()) view.moveTo(position);
     this.report(position);
   }
 
   /** State the position of the crosshair as a voxel of the image file, and the intensity of this voxel. */
   report(position) {
-    const info = this.settings.cases[this.current];
+    const { info } = this.current;
     const { permutation, flipped, shape, offset, factor } = info.frame;
     const stored = [0, 0, 0];
     position.forEach((value, axis) => {
@@ -171,7 +301,7 @@ class Viewer {
 
   /** Return the intensity under the crosshair as text. Grey levels 0 and 255 also mean values beyond the window. */
   intensity({ intensities: [low, high] }) {
-    const level = this.view.level();
+    const level = this.views[0].level();
     const value = low + ((high - low) * level) / 255;
     const digits = Math.max(0, 2 - Math.floor(Math.log10((high - low) / 2)));
     const relation = { 0: "at most", 255: "at least" }[level] || "about";
