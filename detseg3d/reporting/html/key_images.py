@@ -305,5 +305,6 @@ def _png(levels: npt.NDArray[np.uint8]) -> str:
     buffer = io.BytesIO()
     shown = levels[:: step[0], :: step[1]]
     if shown.size:
-        imsave(buffer, shown, format="png", cmap="gray", vmin=0, vmax=255, metadata={"Software": None})
+        without_version: Any = {"Software": None}
+        imsave(buffer, shown, format="png", cmap="gray", vmin=0, vmax=255, metadata=without_version)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
