@@ -212,7 +212,8 @@ class Viewer {
     this.box.querySelectorAll(".side")[1].hidden = !this.isPair;
     if (this.isPair && this.views.length < 2) {
       const view = this.makeView(this.box.querySelector("[data-second-panes]"));
-      view.layers = { ...this.views[0].layers };
+      const { layers, zoom } = this.views[0];
+      Object.assign(view, { layers: { ...layers }, zoom });
       this.views.push(view);
     }
   }
