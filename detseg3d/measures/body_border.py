@@ -55,8 +55,10 @@ class BodyBorder:
         body = body_region(images)
         if body is None or body.all():
             return None
-        corners = _meeting_corners(body)
-        return cls(~body, matrix, cKDTree(np.argwhere(corners) @ matrix.T))
+        places = np.argwhere(_meeting_corners(body)) @ matrix.T
+        # Without compact nodes and balancing, searches from points deep in the body take an eighth of the time. The
+        # distances are the same.
+        return cls(~body, matrix, cKDTree(places, compact_nodes=False, balanced_tree=False))
 
     def distance_mm(self, mask: BoolArray, offset: tuple[int, int, int]) -> float:
         """Return the smallest distance from a lesion to the border of the body.
