@@ -1,4 +1,4 @@
-"""Prompts for interactive segmentation: a point and a box for each lesion, as JSON."""
+"""Prompts for interactive segmentation: a point and boxes for each lesion, as JSON."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ __all__ = ["write_prompts"]
 
 
 def write_prompts(table: LesionTable, path: Path) -> None:
-    """Write a point and a box for each lesion, in the form that LesionLocator reads.
+    """Write a point and boxes for each lesion, in the form that LesionLocator and nnInteractive read.
 
     The file has an object for each lesion, under its number. ``point`` is the index ``[z, y, x]`` of the voxel of the
-    lesion that is nearest to its centroid. ``box`` is ``[z0, z1, y0, y1, x0, x1]``, half-open. Both are in the order of
-    the file, as in an array of SimpleITK. ``class`` and ``score`` are further entries, which LesionLocator ignores.
+    lesion that is nearest to its centroid. ``box`` is ``[z0, z1, y0, y1, x0, x1]``, half-open. ``slice_box`` is the box
+    of the lesion in the slice of the point, for nnInteractive, whose models take boxes of one slice only. All are in
+    the order of the file, as in an array of SimpleITK. ``class`` and ``score`` are further entries. LesionLocator
+    ignores entries that it does not know.
 
     Parameters
     ----------
@@ -32,6 +34,11 @@ def write_prompts(table: LesionTable, path: Path) -> None:
     ------
     DetSeg3DError
         If the instance map cannot be read or the file cannot be written.
+
+    References
+    ----------
+    ``documentation/prompting.md`` of https://github.com/MIC-DKFZ/LesionLocator and ``readme.md`` of
+    https://github.com/MIC-DKFZ/nnInteractive.
     """
     array, geometry = read_image(table.instance_source)
     stored = geometry.stored_order.to_stored(array).astype(np.int64)
@@ -51,9 +58,12 @@ def _prompt(
     distances = np.linalg.norm((voxels + 0.5 - lesion.measures.centroid) * spacing, axis=1)
     point = voxels[int(distances.argmin())]
     box = [edge for part in place for edge in (part.start, part.stop)]
+    in_slice = voxels[voxels[:, 0] == point[0]]
+    slice_box = np.stack([in_slice.min(axis=0), in_slice.max(axis=0) + 1], axis=1).ravel()
     return {
         "point": [int(value) for value in point],
         "box": [int(edge) for edge in box],
+        "slice_box": [int(edge) for edge in slice_box],
         "class": lesion.class_name,
         "score": lesion.score,
     }

@@ -164,13 +164,24 @@ def _point(lesion: ExportedLesion, position: tuple[float, float, float]) -> dict
 
 
 def _box(lesion: ExportedLesion, geometry: Geometry) -> dict[str, Any]:
-    """Return the box of a lesion along the axes of the voxel grid, which may be oblique."""
+    """Return the box of a lesion along the axes of the voxel grid, which may be oblique.
+
+    The axes of a sheared grid are not at right angles. There the box lies along the nearest axes at right angles, and
+    encloses the lesion.
+    """
     corners = np.asarray(lesion.box, np.float64).reshape(2, 3)
     center = geometry.voxel_edges_to_world(corners.mean(axis=0, keepdims=True))[0]
     size = ((corners[1] - corners[0]) * geometry.spacing)[::-1]
     axes = np.asarray(geometry.direction, np.float64).reshape(3, 3).copy()
     if np.linalg.det(axes) < 0:
         axes[:, 2] *= -1  # a box is the same along the opposite direction, and 3D Slicer expects a rotation
+    if geometry.affine is not None:  # a sheared grid
+        left, _, right = np.linalg.svd(axes)
+        axes = left @ right
+        edges = np.stack(np.meshgrid(*corners.T, indexing="ij"), axis=-1).reshape(-1, 3)
+        places = geometry.voxel_edges_to_world(edges) @ axes
+        center = axes @ (places.min(axis=0) + places.max(axis=0)) / 2
+        size = np.ptp(places, axis=0)
     red, green, blue = (value / 255 for value in lesion_color(lesion.number))
     return {
         **_markup("ROI", f"box {_name(lesion)}"),

@@ -42,3 +42,32 @@ def test_without_lesions_there_are_no_prompts(tmp_path: Path) -> None:
     write_results(tmp_path, GEOMETRIES["axial"], np.zeros((8, 9, 10), np.uint16))
     export_for_viewers(tmp_path, "a", [ViewerFormat.PROMPTS])
     assert json.loads((tmp_path / "prompts" / "a.json").read_text(encoding="utf-8")) == {}
+
+
+@pytest.mark.parametrize("name", sorted(GEOMETRIES))
+def test_the_file_has_the_form_that_lesion_locator_documents(tmp_path: Path, name: str) -> None:
+    """Its reader goes through the keys "1", "2", … and reads z y x, or six numbers with ends after starts."""
+    geometry = GEOMETRIES[name]
+    write_results(tmp_path, geometry, two_lesions(geometry.shape))
+    export_for_viewers(tmp_path, "a", [ViewerFormat.PROMPTS])
+    prompts = json.loads((tmp_path / "prompts" / "a.json").read_text(encoding="utf-8"))
+    shape = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "instances" / "a.nii.gz"))).shape
+    assert [prompts.get(str(number)) is not None for number in range(1, max(map(int, prompts)) + 1)] == [True, True]
+    for prompt in prompts.values():
+        z, y, x = (float(value) for value in prompt["point"])
+        z0, z1, y0, y1, x0, x1 = (float(value) for value in prompt["box"])
+        assert 0 <= z0 <= z < z1 <= shape[0] and 0 <= y0 <= y < y1 <= shape[1] and 0 <= x0 <= x < x1 <= shape[2]
+
+
+@pytest.mark.parametrize("name", sorted(GEOMETRIES))
+def test_the_box_of_a_slice_has_the_form_that_nn_interactive_documents(tmp_path: Path, name: str) -> None:
+    """Its models take half-open boxes with exactly one slice."""
+    geometry = GEOMETRIES[name]
+    write_results(tmp_path, geometry, two_lesions(geometry.shape))
+    export_for_viewers(tmp_path, "a", [ViewerFormat.PROMPTS])
+    array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "instances" / "a.nii.gz")))
+    for number, prompt in json.loads((tmp_path / "prompts" / "a.json").read_text(encoding="utf-8")).items():
+        z0, z1, y0, y1, x0, x1 = prompt["slice_box"]
+        assert (z0, z1) == (prompt["point"][0], prompt["point"][0] + 1)
+        rows, columns = np.nonzero(array[z0] == int(number))
+        assert (y0, y1, x0, x1) == (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1)

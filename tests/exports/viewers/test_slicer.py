@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import nrrd
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import SimpleITK
 
 from detseg3d.core.codes import ClassCodes, Code
 from detseg3d.core.geometry import Geometry
+from detseg3d.data.images import read_geometry
 from detseg3d.exports.colors import lesion_color
 from detseg3d.exports.viewers.export import ViewerFormat, export_for_viewers
 from tests.exports.results import GEOMETRIES, two_lesions, write_results
@@ -178,3 +181,49 @@ def test_a_case_without_lesions_has_files_without_segments_and_points(tmp_path: 
     assert points["controlPoints"] == []
     voxels, header = nrrd.read(str(tmp_path / "slicer" / "a.seg.nrrd"))
     assert segments(header) == [] and not voxels.any()
+
+
+# -- A sheared grid ----------------------------------------------------------------------------------------------------
+
+# From voxels x y z to mm in RAS: the three axes are not at right angles.
+SHEARED = np.array([[0.9, 0.2, 0.1, 5.0], [0.1, 1.1, 0.4, -7.0], [0.0, 0.3, 2.0, 9.0], [0.0, 0.0, 0.0, 1.0]])
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
+
+
+@pytest.fixture
+def sheared(tmp_path: Path) -> Path:
+    """Return the results of a scan with a sheared grid."""
+    scan = tmp_path / "scan.nii.gz"
+    nibabel.Nifti1Image(np.zeros((10, 9, 8), np.uint8), SHEARED).to_filename(scan)
+    export(tmp_path / "results", read_geometry(scan))
+    return tmp_path / "results"
+
+
+def test_a_sheared_grid_keeps_the_place_of_each_voxel(sheared: Path) -> None:
+    expected = nibabel.load(sheared / "instances" / "a.nii.gz")
+    np.testing.assert_allclose(expected.affine, SHEARED, atol=1e-5)
+    voxels, header = nrrd.read(str(sheared / "slicer" / "a.seg.nrrd"))  # in the order x y z, as nibabel
+    assert np.array_equal(voxels, np.asarray(expected.dataobj))
+    assert header["space"] == "left-posterior-superior"
+    np.testing.assert_allclose(header["space directions"].T, RAS_TO_LPS @ SHEARED[:3, :3], atol=1e-5)
+    np.testing.assert_allclose(header["space origin"], RAS_TO_LPS @ SHEARED[:3, 3], atol=1e-4)
+
+
+def test_points_and_boxes_of_a_sheared_grid_lie_at_the_lesions(sheared: Path) -> None:
+    array = np.asarray(nibabel.load(sheared / "instances" / "a.nii.gz").dataobj)
+    points, *boxes = markups(sheared)
+    offsets = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
+    for number, (point, box) in enumerate(zip(points["controlPoints"], boxes, strict=True), start=1):
+        indices = np.argwhere(array == number)
+        world = [(RAS_TO_LPS @ (SHEARED[:3, :3] @ index + SHEARED[:3, 3])) for index in (indices.mean(axis=0),)]
+        np.testing.assert_allclose(point["position"], world[0], atol=1e-3)
+        axes = np.array(box["orientation"]).reshape(3, 3)
+        np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-6)
+        assert np.linalg.det(axes) == pytest.approx(1)
+        corners = (indices[:, None] + offsets).reshape(-1, 3)
+        own = ((corners @ SHEARED[:3, :3].T + SHEARED[:3, 3]) @ RAS_TO_LPS.T - box["center"]) @ axes
+        half = np.array(box["size"]) / 2
+        assert (own <= half + 1e-3).all() and (own >= -half - 1e-3).all()
+        # Lesion 2 is a block of voxels, so its box is not larger than needed.
+        if number == 2:
+            np.testing.assert_allclose(own.max(axis=0), half, atol=1e-3)
