@@ -185,10 +185,13 @@ class _Describer:
         sizes = [_size(part) for part in members]
         shown = [self._shown(side, sides[side]) for side in (0, 1)]
         cut = any(part.size > 0 and not part.all() for part in shown)
+        ends_early = not all(sides) and any(self._touches_edge(side, sides[side]) for side in (0, 1))
         hidden = max((1 - float(part.mean()) for part in shown if part.size), default=0.0)
         compared = [self._compared(side, sides[side], shown[side]) for side in (0, 1)]
         trend = self._trend(sizes, compared)
         notes = _notes(members, cut)
+        if ends_early:
+            notes += ("The edge of its scan cuts this lesion. It may be the rest of a lesion of the other scan.",)
         state = self._state(group, trend, hidden)
         return LesionChange(
             track=0,
@@ -204,7 +207,7 @@ class _Describer:
             confidence=self._confidence(group, members, state),
             distance_mm=self._distance(group),
             center_world=self._center(group),
-            cut=cut,
+            cut=cut or ends_early,
             notes=notes,
             doubling_time_days=self._doubling_time(trend, compared),
         )
@@ -226,6 +229,13 @@ class _Describer:
         if not len(world):
             return np.zeros(0, bool)
         return self._points[1 - side].shows(self._transforms[side].apply(world))
+
+    def _touches_edge(self, side: int, numbers: Sequence[int]) -> bool:
+        """Return whether a lesion reaches the edge of the grid of its own scan."""
+        point = self._points[side]
+        last = np.asarray(point.geometry.shape) - 1
+        voxels = [point.clouds[number].voxels for number in numbers]
+        return any(bool(((part == 0) | (part == last)).any()) for part in voxels)
 
     def _compared(self, side: int, numbers: Sequence[int], shown: BoolArray) -> float | None:
         """Return the volume that the other scan could show."""

@@ -49,7 +49,8 @@ class LesionChange(JsonRecord):
     center_world : tuple of 3 floats
         Place of the lesion in the world of the earlier scan, ``(x, y, z)`` in mm LPS.
     cut : bool
-        True if one scan does not show the whole place of the lesion.
+        True if one scan does not show the whole place of the lesion. This includes a lesion of one scan only that
+        reaches the edge of its own scan.
     notes : tuple of str
         Sentences for the reader.
     doubling_time_days : float or None

@@ -85,6 +85,14 @@ def test_a_lesion_in_the_padding_of_the_other_scan_has_not_disappeared() -> None
     assert change.state is LesionState.OUT_OF_VIEW
 
 
+@pytest.mark.parametrize(("box", "notes"), [((6, 6, 0, 12, 12, 6), 1), ((6, 6, 1, 12, 12, 6), 0)])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_lesion_that_the_edge_of_its_own_scan_cuts_has_a_note(box: Box, notes: int, is_new: bool) -> None:
+    scans = [time_point({}), time_point({1: box})]
+    change = change_of(*(scans if is_new else scans[::-1]))
+    assert (len(change.notes), change.cut) == (notes, notes > 0)
+
+
 def test_volumes_are_compared_in_the_common_field_of_view() -> None:
     # The later scan begins 9 columns later: it shows the right half of the cube, which did not change.
     earlier, later = time_point({1: CUBE}), time_point({1: (6, 6, 0, 12, 12, 3)})
