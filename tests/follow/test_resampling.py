@@ -25,5 +25,13 @@ def test_labels_move_with_the_image() -> None:
 
 
 def test_a_single_voxel_survives_a_coarse_grid() -> None:
+    # The centres of the coarse grid lie at 1.5, 5.5, 9.5, …: none of them is in the voxel around 7.
     coarse = Geometry((5, 8, 8), (4.0, 4.0, 4.0), (1.5, 1.5, 1.5))
-    assert int((instances_on_grid(time_point({2: (6, 6, 6, 7, 7, 7)}), coarse, IDENTITY) == 2).sum()) == 1
+    moved = instances_on_grid(time_point({2: (7, 7, 7, 8, 8, 8)}), coarse, IDENTITY)
+    assert np.argwhere(moved == 2).tolist() == [[1, 1, 1]]
+
+
+def test_between_two_lesions_no_other_number_appears() -> None:
+    shift = RigidTransform(IDENTITY.rotation, (0.4, 0.3, 0.2))
+    point = time_point({2: (5, 5, 5, 9, 9, 9), 8: (5, 5, 9, 9, 9, 13)})
+    assert np.unique(instances_on_grid(point, Geometry(SHAPE), shift)).tolist() == [0, 2, 8]

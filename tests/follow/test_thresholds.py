@@ -32,9 +32,11 @@ def test_a_change_of_a_few_voxels_at_the_surface_is_stable() -> None:
     ("before", "after", "state"),
     [
         (25, 30, "enlarged"),  # exactly 20 % and 5 mm
+        (25.1, 30.12, "enlarged"),  # 20 %, but 19.999999999999996 % in floating-point numbers
         (20, 24.9, "stable"),  # 24.5 %, but less than 5 mm
         (30, 35.9, "stable"),  # 5.9 mm, but less than 20 %
         (20, 14, "shrunk"),  # exactly 30 %
+        (25.2, 17.64, "shrunk"),  # 30 %, but 29.999999999999996 % in floating-point numbers
         (20, 14.1, "stable"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,21 @@ def test_a_transform_that_is_not_rigid_is_refused(tmp_path: Path, matrix: np.nda
         read_transform(tmp_path / "a.tfm")
     assert error.value.file == tmp_path / "a.tfm"
     assert error.value.expected == "a rotation and a translation"
+
+
+def spline() -> SimpleITK.Transform:
+    return SimpleITK.BSplineTransformInitializer(SimpleITK.Image(8, 8, 8, SimpleITK.sitkFloat32), [2, 2, 2])
+
+
+@pytest.mark.parametrize("make", [SimpleITK.Euler2DTransform, spline], ids=["2D", "spline"])
+def test_a_transform_that_is_not_a_motion_in_3d_is_refused(
+    tmp_path: Path, make: Callable[[], SimpleITK.Transform]
+) -> None:
+    SimpleITK.WriteTransform(make(), str(tmp_path / "a.tfm"))
+    with pytest.raises(DetSeg3DError) as error:
+        read_transform(tmp_path / "a.tfm")
+    assert error.value.file == tmp_path / "a.tfm"
+    assert error.value.value is not None
 
 
 @pytest.mark.parametrize(
