@@ -114,7 +114,7 @@ def _add_registration_flags(parser: argparse.ArgumentParser) -> None:
         type=non_negative_float,
         metavar="MM",
         help="distance up to which places in both scans may be the same (default: uncertainty of the registration plus "
-        "half of the largest voxel edge)",
+        "half a voxel)",
     )
 
 

@@ -41,7 +41,7 @@ class FollowOptions:
     thresholds : ChangeThresholds
     tolerance_mm : float or None
         Distance up to which places in both scans may be the same. By default the uncertainty of the registration plus
-        half of the largest voxel edge of both scans.
+        half a voxel of the coarser scan.
     """
 
     registration: RegistrationMethod = RegistrationMethod.RIGID
@@ -152,8 +152,7 @@ def _registration(earlier: TimePoint, later: TimePoint, options: FollowOptions, 
 def _compare(earlier: TimePoint, later: TimePoint, registration: Registration, options: FollowOptions) -> Comparison:
     tolerance = options.tolerance_mm
     if tolerance is None:
-        # A small lesion in thick slices may lie half a slice from its true place.
-        tolerance = registration.uncertainty_mm + max(*earlier.geometry.spacing, *later.geometry.spacing) / 2
+        tolerance = registration.uncertainty_mm + _voxel_mm(earlier, later) / 2
     transform = registration.transform
     groups = match_lesions(earlier, later, transform, tolerance)
     describe = _Describer(earlier, later, transform, options.thresholds)

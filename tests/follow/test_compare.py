@@ -106,17 +106,6 @@ def scored(score: float | None, name: str = "lesion") -> dict[int, LesionFacts]:
     return {1: LesionFacts(name, score)}
 
 
-def test_a_small_lesion_in_the_next_thick_slice_is_the_same_lesion() -> None:
-    thick = (4.0, 1.0, 1.0)
-    before = TimePoint.of_instances("a", instance_map({1: (5, 8, 8, 6, 11, 11)}, thick))
-    after = TimePoint.of_instances("b", instance_map({1: (6, 8, 8, 7, 11, 11)}, thick))
-    # The true motion is 2 mm along z: half a slice.
-    half = FollowOptions(RegistrationMethod.FILE, (RigidTransform(IDENTITY.rotation, (0.0, 0.0, 2.0)),))
-    comparison = follow_time_points([before, after], half).comparisons[0]
-    assert comparison.tolerance_mm == 2.0
-    assert [change.state for change in comparison.changes] == [LesionState.STABLE]
-
-
 def test_the_confidence_is_the_product_of_both_scores() -> None:
     change = change_of(time_point({1: CUBE}, scored(0.8)), time_point({1: CUBE}, scored(0.5)))
     assert change.confidence == 0.4
