@@ -226,9 +226,8 @@ def print_aligned(folder: Path, seeds: int) -> None:
             places = motion.inverse().apply(registration.transform.apply(centers))
             first = places if first is None else first
             spread = np.linalg.norm(places - first, axis=1)
-            tolerance = (
-                registration.uncertainty_mm + geometry.voxel_volume ** (1 / 3) / 2
-            )  # as follow_time_points chooses it
+            # The tolerance that follow_time_points chooses.
+            tolerance = registration.uncertainty_mm + geometry.voxel_volume ** (1 / 3) / 2
             options = FollowOptions(RegistrationMethod.FILE, (registration.transform,), tolerance_mm=tolerance)
             changes = follow((instances, instances), images, options).changes
             same = sum(change.earlier == change.later and change.state is LesionState.STABLE for change in changes)
