@@ -37,7 +37,9 @@ PAGES = [
 NOT_RUN = {
     "README": 1,  # make
     "install": 3,  # make and pip
+    "bids": 3,  # data in BIDS
     "cluster": 2,  # SLURM, several GPUs
+    "containers": 3,  # a container builder
     "dicom": 2,  # labels and segmentations drawn on DICOM
     "follow_up": 2,  # predictions of two scans
     "from_nndetection": 2,  # data of nnDetection

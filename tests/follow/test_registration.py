@@ -51,9 +51,13 @@ def test_unrelated_scans_fail_with_a_reason() -> None:
     assert error.value.remedy is not None
 
 
-@pytest.mark.parametrize("array", [np.full((8, 8, 8), 5.0), np.random.default_rng(0).normal(size=(3, 8, 8))])
-def test_constant_and_thin_scans_are_refused(array: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("array", "value"),
+    [(np.full((8, 8, 8), 5.0), 5.0), (np.random.default_rng(0).normal(size=(3, 8, 8)), (3, 8, 8))],
+    ids=["constant", "thin"],
+)
+def test_constant_and_thin_scans_are_refused(array: np.ndarray, value: object) -> None:
     depth, height, width = array.shape
     with pytest.raises(DetSeg3DError) as error:
         register(Image(array, Geometry((depth, height, width))), pair().later.image)
-    assert error.value.value is not None
+    assert error.value.value == value
