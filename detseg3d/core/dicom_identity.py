@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 __all__ = ["DicomIdentity"]
 
 
 @dataclass(frozen=True)
 class DicomIdentity:
-    """Identifiers of a DICOM series, without the name and number of the patient.
-
-    Programs need these identifiers to store results beside the series.
+    """Identifiers of a DICOM series. Programs need them to store results beside the series.
 
     Attributes
     ----------
@@ -32,6 +31,8 @@ class DicomIdentity:
     date : str
         Date of the acquisition as ``YYYY-MM-DD``; the date of the series or of the study if the series does not state
         the date of the acquisition. Empty if the series states no valid date.
+    patient_id : str
+        PatientID, to compare the channels of a case. It is never written to a file, a log or a message.
     """
 
     study_instance_uid: str
@@ -45,3 +46,17 @@ class DicomIdentity:
     frame_numbers: tuple[int, ...]
     suv: bool = False
     date: str = ""
+    patient_id: str = field(default="", repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the identifiers for ``rois/CASE.json``, without the patient.
+
+        Examples
+        --------
+        >>> identity = DicomIdentity("1.2", "1.3", "1.4", "1.5", "CT", "1", "", (), (), patient_id="secret")
+        >>> "secret" in str(identity.to_json()), "secret" in repr(identity)
+        (False, False)
+        """
+        entries = asdict(self)
+        del entries["patient_id"]
+        return entries

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detseg3d.core.arrays import Array
+from detseg3d.core.dicom_identity import DicomIdentity
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.formats.dicom import is_dicom_file, is_dicom_folder
@@ -194,7 +195,26 @@ def read_channels(sources: Sequence[str | Path | ImageSource]) -> tuple[npt.NDAr
             )
         _put(array, images[channel])
     identities = tuple(identity for (identity,) in series)
+    _check_one_patient(identities, channels)
     return images, replace(geometry, dicom=identities if any(identities) else ())
+
+
+def _check_one_patient(identities: Sequence[DicomIdentity | None], channels: Sequence[ImageSource]) -> None:
+    """Raise an error if the channels of a case are DICOM series of different patients."""
+    stated = [
+        (identity.patient_id, source.path)
+        for identity, source in zip(identities, channels, strict=True)
+        if identity is not None and identity.patient_id
+    ]
+    for patient, path in stated[1:]:
+        if patient != stated[0][0]:
+            raise DetSeg3DError(
+                "the channels of the case belong to different patients",
+                file=path,
+                value=f"another PatientID than {stated[0][1]}",
+                expected="channels of one patient",
+                remedy="give series of one patient, or anonymise all channels with the same PatientID",
+            )
 
 
 def _put(array: Array, target: npt.NDArray[np.float32]) -> None:

@@ -7,7 +7,6 @@ import io
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ def dicom_record(geometry: Geometry) -> dict[str, Any]:
     """
     if not any(geometry.dicom):
         return {}
-    return {"dicom": [None if identity is None else asdict(identity) for identity in geometry.dicom]}
+    return {"dicom": [None if identity is None else identity.to_json() for identity in geometry.dicom]}
 
 
 def _mask_paths(folder: Path, case_id: str, ending: str) -> list[Path]:

@@ -22,6 +22,7 @@ from detseg3d.core.names import named_like, normal_name
 from detseg3d.data.dataset import RawCase, images_by_stem, list_cases
 from detseg3d.data.dataset_json import parse_labels
 from detseg3d.data.folders import RawFolder
+from detseg3d.data.formats.dicom import is_dicom_file
 from detseg3d.data.formats.dicom.segmentation import is_segmentation, read_dicom_segments, segmentation_files
 from detseg3d.data.formats.metaimage import is_whole_metaimage
 from detseg3d.data.formats.nrrd import read_nrrd_header
@@ -372,6 +373,16 @@ def _labels_by_stem(folder: Path) -> dict[str, Path]:
     """
     segmentations = segmentation_files(folder)
     if not segmentations:
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        objects = [path for path in files if file_ending(path) is None and is_dicom_file(path)]
+        if objects and not any(file_ending(path) for path in files):
+            raise DetSeg3DError(
+                "the folder of labels holds DICOM files that are not segmentations",
+                file=objects[0],
+                value=f"{len(objects)} file(s), such as {objects[0].name}",
+                expected="DICOM segmentations (SEG), or labels in another format",
+                remedy="remove reports and other objects, or export the segmentations",
+            )
         return images_by_stem(folder)
     others = sorted(path.name for path in folder.iterdir() if file_ending(path) is not None)
     if others:

@@ -22,6 +22,7 @@ from detseg3d.data.images import (
     strip_ending,
     write_image,
 )
+from tests.data.formats.dicom.builders import SeriesBuilder
 
 SHAPE = (3, 4, 5)
 ARRAY = np.arange(60, dtype=np.int16).reshape(SHAPE) - 30
@@ -402,3 +403,13 @@ def test_a_spacing_in_single_precision_is_read_as_the_intended_decimal(tmp_path:
     write_image(np.ones(geometry.shape, np.uint8), geometry, tmp_path / f"b{ending}")
     again, given = (SimpleITK.ReadImage(str(tmp_path / f"{name}{ending}")) for name in "ba")
     assert place(again) == place(given)
+
+
+def test_dicom_channels_of_different_patients_are_refused(tmp_path: Path) -> None:
+    for name, patient in (("a", "1"), ("b", "2"), ("c", "1")):
+        tags = {"PatientID": patient}
+        SeriesBuilder(np.ones((3, 4, 5), np.int16), name=name, extra=tags).write(tmp_path / name)
+    with pytest.raises(DetSeg3DError) as error:
+        read_channels([tmp_path / "a", tmp_path / "b"])
+    assert error.value.file == tmp_path / "b" and str(tmp_path / "a") in str(error.value.value)
+    read_channels([tmp_path / "a", tmp_path / "c"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ class Results:
             "case_id": self.case_id,
             "model": {"name": "Dataset007_Test", "digest": "ab" * 32, "version": "1.2.3"},
             "lesions": [self._lesion(number, image.array, instances) for number in self.boxes or self.numbers],
-            **({"dicom": [asdict(entry) for entry in geometry.dicom if entry]} if self.with_identity else {}),
+            **({"dicom": [entry.to_json() for entry in geometry.dicom if entry]} if self.with_identity else {}),
         }
         self.record.parent.mkdir(parents=True, exist_ok=True)
         self.record.write_text(json.dumps(record), encoding="utf-8")

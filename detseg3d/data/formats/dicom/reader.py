@@ -163,5 +163,6 @@ def identified_geometry(series: Series, suv: bool = False) -> Geometry:
         frame_numbers=tuple(frame.index + 1 for frame in frames),
         suv=suv,
         date="" if series.date is None else series.date.isoformat(),
+        patient_id=series.patient_id,
     )
     return replace(series.layout.geometry, dicom=(identity,))

@@ -236,6 +236,16 @@ def _values(path: Path, segments: Sequence[DicomSegment], names: Mapping[str, in
 def _check_frame_of_reference(path: Path, dataset: Dataset, grid: Geometry) -> None:
     image = next((identity for identity in grid.dicom if identity is not None), None)
     stated = str(dataset.get("FrameOfReferenceUID", ""))
+    patient = str(dataset.get("PatientID", "") or "")
+    is_same_place = image is not None and stated != "" and stated == image.frame_of_reference_uid
+    if image is not None and patient and image.patient_id and patient != image.patient_id and not is_same_place:
+        raise DetSeg3DError(
+            "the DICOM segmentation belongs to another patient than the image",
+            file=path,
+            value="another PatientID",
+            expected="the PatientID of the image",
+            remedy="give the segmentation that was drawn on this image",
+        )
     if image is not None and image.frame_of_reference_uid and stated != image.frame_of_reference_uid:
         raise DetSeg3DError(
             "the DICOM segmentation has another frame of reference than the image",

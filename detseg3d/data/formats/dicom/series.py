@@ -367,7 +367,8 @@ def choose_series(content: DicomFolder, choice: str | None = None) -> Series:
     Raises
     ------
     DetSeg3DError
-        If the number of candidates is not one, or the chosen series is not a volume. The message lists all series.
+        If the number of candidates is not one, the chosen series is not a volume, or the folder holds images of several
+        patients. The message lists all series. A SeriesInstanceUID chooses also among several patients.
     """
     table = series_table(content)
     if not content.series:
@@ -382,14 +383,33 @@ def choose_series(content: DicomFolder, choice: str | None = None) -> Series:
         )
     if choice is not None:
         chosen = _series_by_choice(content, choice, table)
+        _check_one_patient(content, table, is_certain=choice.strip() == chosen.uid)
     elif len(content.series) == 1:
         chosen = content.series[0]
     else:
+        _check_one_patient(content, table)
         chosen = _only_candidate(content, table)
     if not chosen.is_readable:
         raise chosen.failure(content.folder, table)
     _log_choice(content, chosen, logging.WARNING if choice is None else logging.INFO)
     return chosen
+
+
+def _check_one_patient(content: DicomFolder, table: str, is_certain: bool = False) -> None:
+    """Raise an error if the series belong to several patients, unless the choice names one series in the world.
+
+    A number or a description may choose a series of the wrong patient. The message names no patient.
+    """
+    count = len({series.patient_id for series in content.series if series.patient_id})
+    if count < 2 or is_certain:
+        return
+    raise DetSeg3DError(
+        f"the folder holds {len(content.series)} DICOM series of {count} patients\n{table}",
+        file=content.folder,
+        value=f"{count} patients",
+        expected="series of one patient",
+        remedy="move the files of each patient to a separate folder, or give a SeriesInstanceUID with --series",
+    )
 
 
 def _series_by_choice(content: DicomFolder, choice: str, table: str) -> Series:
