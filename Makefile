@@ -46,8 +46,9 @@ $(INSTALLED): $(RUNTIME) pyproject.toml
 	$(BIN)/python -m pip install $(PIP_QUICK) $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# The tests start many processes. Without compiled modules, each of these would compile what it imports.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 coverage:
 	@$(MAKE) --no-print-directory test PYTEST_FLAGS="--cov --cov-report=term:skip-covered $(PYTEST_FLAGS)"
