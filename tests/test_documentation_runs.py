@@ -24,6 +24,7 @@ from detseg3d.cli.commands import COMMANDS, Command
 from detseg3d.cli.main import main as run_detseg3d
 from tests.data.formats.dicom.builders import SeriesBuilder
 from tests.documents import Runner, blocks_of
+from tests.scans import quick_trainings
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -100,7 +101,7 @@ def _tiny_network() -> Iterator[None]:
     import detseg3d.pipeline.prepare as module
 
     plan = module.plan_dataset
-    with pytest.MonkeyPatch.context() as patch:
+    with quick_trainings(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "plan_dataset", lambda *args, **named: plan(*args, **named).evolve(**TINY))
         patch.setenv("OMP_NUM_THREADS", "1")
         for variable in ("detseg3d_raw", "detseg3d_preprocessed", "detseg3d_results", "nnUNet_raw"):

@@ -38,10 +38,10 @@ def test_memory_for_prediction_is_in_the_plans(tmp_path: Path) -> None:
     assert load_plans(tmp_path / "pp" / "Dataset001_Test" / "plans.json").inference_budget_gb == 5.5
 
 
-def test_worker_processes_give_the_same(tmp_path: Path) -> None:
+def test_a_worker_process_gives_the_same(tmp_path: Path) -> None:
     write_dataset(tmp_path / "raw", lesions=(2, 1))
     assert run(tmp_path, "-d", "1") == 0
-    assert main(f"-d 1 --raw {tmp_path}/raw --preprocessed {tmp_path}/other -np 2".split()) == 0
+    assert main(f"-d 1 --raw {tmp_path}/raw --preprocessed {tmp_path}/other -np 1".split()) == 0
     here, there = (tmp_path / root / "Dataset001_Test" for root in ("pp", "other"))
     for name in ("plans.json", "dataset_fingerprint.json", "cases/case0.json", "cases/case1.json"):
         assert (here / name).read_text(encoding="utf-8") == (there / name).read_text(encoding="utf-8")

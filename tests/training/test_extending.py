@@ -38,13 +38,19 @@ def halved(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> 
     return roi_mask_loss(logits, target, weight) / 2
 
 
-def test_a_network_of_ones_own_is_trained_and_predicts(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
-    folder = tmp_path / "fold_0"
-    train(plans, store, folder, build_model=WithBatchNorm)
+@pytest.fixture(scope="module")
+def own_network(tmp_path_factory: pytest.TempPathFactory, plans: Plans, store: CaseStore) -> Path:
+    """A results folder with a fold of a network that is not part of the package."""
+    folder = tmp_path_factory.mktemp("own_network")
+    train(plans, store, folder / "fold_0", build_model=WithBatchNorm)
+    return folder
+
+
+def test_a_network_of_ones_own_is_trained_and_predicts(own_network: Path, plans: Plans) -> None:
     scan = measure_appearance(np.zeros((1, 24, 24, 24), np.float32), Geometry((24, 24, 24)))
     reference = TrainingAppearance.of([scan], plans.channel_names, plans.normalization)
-    save_training_appearance(reference, folder / "appearance.json")
-    predictor = Predictor.from_model_folder(tmp_path, [0], LoadOptions(build_model=WithBatchNorm))
+    save_training_appearance(reference, own_network / "fold_0" / "appearance.json")
+    predictor = Predictor.from_model_folder(own_network, [0], LoadOptions(build_model=WithBatchNorm))
     entrance = predictor.models[0].entrance
     assert isinstance(entrance, nn.BatchNorm3d)
     # Statistics are no parameters: the moving average must have taken them over, too.
@@ -53,10 +59,9 @@ def test_a_network_of_ones_own_is_trained_and_predicts(plans: Plans, store: Case
     assert prediction.semantic.shape == (24, 24, 24)
 
 
-def test_weights_of_another_network_are_refused(plans: Plans, store: CaseStore, tmp_path: Path) -> None:
-    train(plans, store, tmp_path / "fold_0", build_model=WithBatchNorm)
+def test_weights_of_another_network_are_refused(own_network: Path) -> None:
     with pytest.raises(DetSeg3DError, match="the weights do not fit the plans"):
-        Predictor.from_model_folder(tmp_path, [0])
+        Predictor.from_model_folder(own_network, [0])
 
 
 def test_a_loss_of_ones_own_is_what_the_masks_learn_by(

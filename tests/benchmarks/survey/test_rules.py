@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ TWICE_PLANNED = (
 )
 
 
+@cache
 def planned(kind: Kind) -> PlannedKind:
     return plan_kind(limited(kind, MOST_CASES))
 
