@@ -35,7 +35,9 @@ def validate(folder: Path) -> dict[str, set[str]]:
     """Return the files of each issue of a data set, by severity and code, such as ``error NOT_INCLUDED``."""
     command = _validator()
     assert command is not None
-    answer = subprocess.run([*command, "--format", "json", str(folder)], capture_output=True, text=True, timeout=120)
+    answer = subprocess.run(
+        [*command, "--format", "json", str(folder)], capture_output=True, encoding="utf-8", timeout=120
+    )
     issues: dict[str, set[str]] = {}
     for issue in json.loads(answer.stdout)["issues"]["issues"]:
         issues.setdefault(f"{issue['severity']} {issue['code']}", set()).add(issue.get("location", ""))

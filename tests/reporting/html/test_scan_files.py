@@ -46,7 +46,9 @@ def test_every_scan_that_the_page_does_not_hold_has_a_file_and_a_link(
     root: Path, result: EvaluationResult, tmp_path: Path
 ) -> None:
     cases = tuple(case_files(root, name) for name in NAMES)
-    page = Page(write_report(tmp_path / "r.html", ReportInput(result, cases=cases, worst=1, best=1)).read_text("utf-8"))
+    page = Page(
+        write_report(tmp_path / "r.html", ReportInput(result, cases=cases, worst=1, best=1)).read_text(encoding="utf-8")
+    )
     files = sorted((tmp_path / "r_scans").iterdir())
     assert [content(file)["info"]["id"] for file in files] == ["middle", "healthy"]  # bad and good are in the page
     links = [link["attributes"].get("data-show-case") for link in page.find("a", href="#viewer")]
