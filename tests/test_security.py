@@ -46,6 +46,9 @@ ALLOWED = {
     ("detseg3d/data/formats/dicom/encapsulated.py", "import subprocess"),
     # It calls malloc_trim of the C library, which takes a number.
     ("detseg3d/system/memory.py", "import ctypes"),
+    # It percent-encodes a name of a folder.
+    ("detseg3d/reporting/html/scan_files.py", "import urllib.parse"),
+    ("detseg3d/reporting/html/scan_files.py", "import urllib.parse.quote"),
 }
 NEEDED_KEYWORDS = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
 

@@ -16,6 +16,7 @@ from benchmarks.accuracy.mask_losses import blob_dice_ce, component_dice_ce
 from detseg3d.models.detseg import DetSeg3D, MaskLoss
 from detseg3d.models.networks.blocks import GroupNorm
 from detseg3d.models.networks.segmenter import Segmenter
+from detseg3d.planning.mirroring import copied_axes
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.backbone import add_fine_stage
 from detseg3d.planning.rules.heads import LEVEL_CELLS
@@ -59,7 +60,7 @@ def _training(question: str, **values: Any) -> Variant:
 
 def _mirrored(*axes: int) -> Variant:
     """Windows in training, and copies at inference, flipped along these axes only."""
-    return Variant("mirroring", {"training": {"mirror_axes": axes}, "inference": {"mirror_axes": axes}})
+    return Variant("mirroring", {"training": {"mirror_axes": axes}, "inference": {"mirror_axes": copied_axes(axes)}})
 
 
 def _roi(edge: int) -> Change:

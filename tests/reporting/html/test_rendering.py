@@ -56,14 +56,19 @@ def test_a_variable_that_is_not_given_is_an_error() -> None:
         render("problems")
 
 
-def test_only_the_script_and_the_style_of_the_report_are_not_escaped() -> None:
+def test_only_scripts_styles_and_an_escaped_text_of_css_are_not_escaped_as_html() -> None:
     safe = {
         (template.name, line.strip())
         for template in TEMPLATES.iterdir()
         for line in template.read_text(encoding="utf-8").splitlines()
         if "|safe" in line or "autoescape" in line
     }
-    assert safe == {("report.html", "{{ style|safe }}"), ("report.html", "{{ script|safe }}")}
+    assert safe == {
+        ("report.html", "{{ style|safe }}"),
+        ("report.html", "{{ script|safe }}"),
+        ("patient.html", "{{ style|safe }}"),
+        ("patient.html", '@page { @bottom-left { content: "{{ margin_text|safe }}"; } }'),
+    }
 
 
 def test_compressed_data_can_be_read_again_and_are_the_same_every_time() -> None:
