@@ -390,7 +390,7 @@ def test_a_limited_training_validates_between_half_an_hour_and_the_last_fifth_an
 ) -> None:
     curriculum = [{"fraction": 1, "window": [8, 8, 8]}]
     endless = plans.evolve(training={"steps": 100_000, "val_every": 7, "curriculum": curriculum})
-    train(endless, store, tmp_path, kind=validating_with([0.5] * 9), max_minutes=minutes, clock=ticking(20.0))
+    train(endless, store, tmp_path, kind=validating_with([0.5] * 9), max_minutes=minutes, clock=ticking(10.0))
     validated = records(tmp_path, "validation")
     assert len(validated) == expected
     assert all(record["seconds"] >= 60 * min(minutes, 30) for record in validated)
