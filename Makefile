@@ -5,6 +5,9 @@
 # make docs      the pages of docs/ as a site, in site/
 # PYTHON=python3.12 chooses the interpreter (3.10 to 3.13) that .venv is made from.
 
+# Python stores compiled modules. Without them, each of the many processes below would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 # More flags for pip while .venv is made, for example an --index-url with CPU builds of torch.
 PIP_FLAGS ?=
@@ -39,16 +42,15 @@ $(RUNTIME): setup.py constraints.txt
 		{ echo "no virtual environment can be made; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install $(PIP_QUICK) $(PIP_FLAGS) -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install $(PIP_QUICK) $(PIP_FLAGS) -c constraints.txt -e .
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c "import detseg3d.pipeline.run, detseg3d.pipeline.consolidate"
+	@$(BIN)/python -c "import detseg3d.pipeline.run, detseg3d.pipeline.consolidate"
 	@touch $@
 
 $(INSTALLED): $(RUNTIME) pyproject.toml
 	$(BIN)/python -m pip install $(PIP_QUICK) $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# The tests start many processes. Without compiled modules, each of these would compile what it imports.
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 coverage:
 	@$(MAKE) --no-print-directory test PYTEST_FLAGS="--cov --cov-report=term:skip-covered $(PYTEST_FLAGS)"
