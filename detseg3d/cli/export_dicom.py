@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import create_parser
+from detseg3d.cli.exports import export_result
 from detseg3d.cli.parser import own_word
-from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
-from detseg3d.cli.terminal import show
+from detseg3d.cli.running import CommandResult, run_command
 
 if TYPE_CHECKING:
     from detseg3d.exports.dicom.options import DicomOptions
@@ -113,16 +113,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     exported = export_dicom(
         options.input, options.source, options.output, chosen, codes, show_progress=not options.no_progress
     )
-    files, failures = exported.files, exported.failures
-    show(f"{len(files)} of {len(files) + len(failures)} case(s) written to {options.output}")
-    if failures:
-        show(f"failed: {', '.join(sorted(failures))}", error=True)
-    data = {
-        "output": str(options.output),
-        "files": {case: [str(path) for path in paths] for case, paths in files.items()},
-        "failed": [{"case": case, "error": str(error)} for case, error in sorted(failures.items())],
-    }
-    return CommandResult(data, EXIT_FAILURE if failures else EXIT_SUCCESS)
+    return export_result(options.output, exported.files, exported.failures)
 
 
 if __name__ == "__main__":

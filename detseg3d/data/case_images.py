@@ -43,7 +43,7 @@ def image_of_case(case_id: str, images: Mapping[str, Path], channel: int = 0) ->
     Returns
     -------
     Path or None
-        ``None`` if there is no such image.
+        ``None`` if the case has no image of this channel.
     """
     numbered = images.get(f"{case_id}_{channel:04d}")
     if numbered is not None:

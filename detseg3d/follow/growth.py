@@ -19,8 +19,8 @@ def doubling_time(before: float | None, after: float | None, days: int | None) -
 
     Notes
     -----
-    The volume is taken to grow by the same factor in each day: ``days · ln 2 / ln(after / before)``. Without a day
-    between the scans there is no result.
+    The volume is taken to grow by the same factor in each day: ``days · ln 2 / ln(after / before)``. Two scans
+    of the same day have no doubling time.
 
     References
     ----------

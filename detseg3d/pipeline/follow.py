@@ -93,7 +93,7 @@ class FollowInputs:
 
 @dataclass(frozen=True)
 class FollowFailure:
-    """A patient that could not be followed, or whose DICOM objects could not be written, and the reason."""
+    """A patient without a follow-up or without its DICOM objects, and the reason."""
 
     case_id: str
     problem: str
@@ -146,8 +146,8 @@ def follow_folders(
     pictures : bool, optional
         Also write the page and the pictures of each patient.
     dicom : DicomOptions, optional
-        DICOM objects to write for each scan after the first; by default none. A patient whose objects cannot be written
-        keeps its other results, and is in ``failures`` as well.
+        DICOM objects to write for each scan after the first; by default none. If the objects of a patient
+        cannot be written, the patient keeps the other results and is also in ``failures``.
     show_progress : bool, optional
 
     Returns

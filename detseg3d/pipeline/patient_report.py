@@ -47,7 +47,7 @@ class ReportSources:
     results : Path
         Folder of ``detseg3d_predict``.
     images : Path or None
-        The scans: a folder as it was predicted, or one file or DICOM folder. Without it, there are no pictures.
+        Folder of scans as detseg3d_predict read it, or one file, or one DICOM folder. ``None``: no pictures.
     channel : int
         Channel of the scans for the pictures.
     series : str or None

@@ -69,7 +69,7 @@ def test_a_wrong_folder_of_dicom_files_is_refused_by_name(
 
 
 def run(command: str, scan: Path, folder: Path) -> int:
-    """Run a command on the DICOM folder ``scan``, whose parent is a folder of scans."""
+    """Run a command on the DICOM folder ``scan``, or on its parent, which is a folder of scans."""
     output = str(folder / "out")
     write_image(np.ones(SHAPE, np.uint8), Geometry(SHAPE), folder / "masks" / "case.nii.gz")
     if command == "convert":

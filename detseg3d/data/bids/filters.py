@@ -47,9 +47,9 @@ class BidsFilter:
         return all(self._accepts_entity(name, key) for key in self.keys)
 
     def contradicts(self, name: BidsName) -> bool:
-        """Return whether a name states a value that is not accepted. An entity that the name lacks is no contradiction.
+        """Return whether an entity of a name has a value that the filter does not accept.
 
-        A mask is often named without some entities of its image.
+        Missing entities do not contradict, because the name of a mask often lacks entities of its image.
         """
         return any(name.value(key) is not None and not self._accepts_entity(name, key) for key in self.keys)
 

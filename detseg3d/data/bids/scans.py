@@ -313,7 +313,7 @@ def _fits(mask: BidsName, image: BidsName, chosen: BidsFilter) -> bool:
 
 
 def _check_kinds(masks: Sequence[BidsFile], choice: BidsChoice) -> None:
-    """Raise an error if masks differ in label, description or suffix: a mask of the brain is no mask of lesions."""
+    """Raise an error if masks differ in label, description or suffix, for example masks of the brain and of lesions."""
     free = [key for key in ("label", "desc", "seg", "suffix") if key not in choice.label_filter.keys]
     kinds = Counter(tuple((key, mask.name.value(key) or "") for key in free) for mask in masks)
     if len(kinds) > 1:
@@ -390,7 +390,7 @@ def _report_unused(
 
 
 def _check_content(files: Iterable[BidsFile]) -> None:
-    """Raise an error for links to files that do not exist, as in data sets whose content was not fetched."""
+    """Raise an error for links to missing files. DataLad leaves such links until the content is fetched."""
     missing = [str(file.path) for file in files if not file.path.exists()]
     if missing:
         raise DetSeg3DError(

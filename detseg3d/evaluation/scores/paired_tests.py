@@ -178,7 +178,7 @@ def _bootstrap(differences: FloatArray, samples: int, seed: int) -> float | None
         return None
     mean = float(differences.mean())
     if np.ptp(differences) < 1e-12:
-        # All patients have the same difference, so there is no standard error. A sign test counts the patients.
+        # If all patients have the same difference, the standard error is 0. Then a sign test gives the p-value.
         return 1.0 if abs(mean) < 1e-12 else 2 * 0.5**count
     means = bootstrap_weights(count, samples, seed) @ differences / count
     error = float(means.std()) * math.sqrt(count / (count - 1))

@@ -21,9 +21,9 @@ def write_prompts(table: LesionTable, path: Path) -> None:
 
     The file has an object for each lesion, under its number. ``point`` is the index ``[z, y, x]`` of the voxel of the
     lesion that is nearest to its centroid. ``box`` is ``[z0, z1, y0, y1, x0, x1]``, half-open. ``slice_box`` is the box
-    of the lesion in the slice of the point, for nnInteractive, whose models take boxes of one slice only. All are in
-    the order of the file, as in an array of SimpleITK. ``class`` and ``score`` are further entries. LesionLocator
-    ignores entries that it does not know.
+    of the lesion in the slice of the point. nnInteractive needs it, because its models take boxes of one slice only.
+    Indices have the axis order of the file, as in an array of SimpleITK. ``class`` and ``score`` are further
+    entries. LesionLocator ignores entries that it does not know.
 
     Parameters
     ----------

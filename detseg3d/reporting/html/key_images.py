@@ -179,7 +179,7 @@ class KeyImages:
         Parameters
         ----------
         labelled : sequence of int
-            Lesions whose numbers are written into the pictures.
+            Numbers of the lesions that have their number written into the pictures.
         """
         body = self._body
         pictures = []

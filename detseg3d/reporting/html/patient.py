@@ -111,7 +111,7 @@ class PatientReport:
     instances : Image
         Instance map in canonical order.
     scan : Image or None
-        One channel of the scan on the grid of ``instances``, for the pictures; without it, there are no pictures.
+        One channel of the scan on the grid of ``instances``. ``None``: the page has no pictures.
     model : ModelIdentity
     thresholds : Thresholds or None
         Thresholds that turned the candidates into lesions, if they are known.
