@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.special import ndtr, stdtrit
 
 from detseg3d.consolidation.outcomes import CaseCounts
 from detseg3d.core.arrays import FloatArray
@@ -56,7 +56,7 @@ def expanded_tail(patients: int, tail: float = _TAIL) -> float:
     """
     if patients < 2:
         return 0.0
-    return float(norm.cdf(-math.sqrt(patients / (patients - 1)) * t.ppf(1 - tail, patients - 1)))
+    return float(ndtr(-math.sqrt(patients / (patients - 1)) * stdtrit(patients - 1, 1 - tail)))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -103,7 +104,7 @@ def measure_lesions(
     border = None if scan is None else BodyBorder.of_scan(scan.images, grid.matrix)
     # Many small lesions have the same voxels at different places. Each pattern is measured only once.
     patterns: dict[tuple[tuple[int, ...], bytes], _Pattern] = {}
-    measured = []
+    measured: list[_Measured] = []
     for number, place in zip(ids, _places(instances, ids), strict=True):
         mask = np.asarray(instances[place] == number)
         key = (mask.shape, np.packbits(mask).tobytes())
@@ -112,8 +113,14 @@ def measure_lesions(
         offset = (place[0].start, place[1].start, place[2].start)
         intensities = () if scan is None else _intensities(scan, place, mask)
         distance = None if border is None else border.distance_mm(mask, offset)
-        measured.append(patterns[key].measures(offset, grid, intensities, distance))
-    return measured
+        measured.append(_Measured(patterns[key], offset, intensities, distance))
+    # All points are converted together, because one conversion for each point of thousands of lesions takes long.
+    points = np.stack([lesion.pattern.points + lesion.offset for lesion in measured])
+    world = geometry.voxel_edges_to_world(points.reshape(-1, 3)).reshape(points.shape)
+    return [
+        lesion.measures(grid, _Points.of(own), _Points.of(own_world))
+        for lesion, own, own_world in zip(measured, points.tolist(), world.tolist(), strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +130,6 @@ class _Grid:
     geometry: Geometry
     matrix: FloatArray
     slice_axis: int
-
-    def world(self, points: FloatArray) -> tuple[Point, ...]:
-        return tuple(_point(row) for row in self.geometry.voxel_edges_to_world(points))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,40 +161,56 @@ class _Pattern:
             sphericity=surface.sphericity,
         )
 
-    def measures(
-        self,
-        offset: tuple[int, int, int],
-        grid: _Grid,
-        intensities: tuple[ChannelIntensities, ...],
-        distance: float | None,
-    ) -> LesionMeasures:
-        """Return the measures of a lesion. Its box begins at the voxel ``offset``."""
+    @property
+    def points(self) -> FloatArray:
+        """Centroid and ends of the three diameters, in the order of :class:`_Points`; shape ``(7, 3)``."""
+        return np.concatenate([self.centroid[None], self.long.ends, self.short.ends, self.maximum.ends])
 
-        def ends(diameter: Diameter) -> LineEnds:
-            points = diameter.ends + offset
-            first, second = grid.world(points)
-            return LineEnds((_point(points[0]), _point(points[1])), (first, second))
 
-        volume = self.voxels * grid.geometry.voxel_volume
-        centroid = self.centroid + offset
+class _Points(NamedTuple):
+    """Points of a lesion, in voxel edges or in mm."""
+
+    centroid: Point
+    long: tuple[Point, Point]
+    short: tuple[Point, Point]
+    maximum: tuple[Point, Point]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[float]]) -> _Points:
+        centroid, *ends = (_point(row) for row in rows)
+        return cls(centroid, (ends[0], ends[1]), (ends[2], ends[3]), (ends[4], ends[5]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Lesion whose box begins at the voxel ``offset``, and what was measured at its place."""
+
+    pattern: _Pattern
+    offset: tuple[int, int, int]
+    intensities: tuple[ChannelIntensities, ...]
+    border_distance_mm: float | None
+
+    def measures(self, grid: _Grid, points: _Points, world: _Points) -> LesionMeasures:
+        pattern = self.pattern
+        volume = pattern.voxels * grid.geometry.voxel_volume
         return LesionMeasures(
-            voxels=self.voxels,
+            voxels=pattern.voxels,
             volume_mm3=volume,
             diameter_mm=(6 * volume / math.pi) ** (1 / 3),
-            centroid=_point(centroid),
-            centroid_world=grid.world(centroid[None])[0],
-            long_axis_mm=self.long.length_mm,
-            short_axis_mm=self.short.length_mm,
-            long_axis_ends=ends(self.long),
-            short_axis_ends=ends(self.short),
+            centroid=points.centroid,
+            centroid_world=world.centroid,
+            long_axis_mm=pattern.long.length_mm,
+            short_axis_mm=pattern.short.length_mm,
+            long_axis_ends=LineEnds(points.long, world.long),
+            short_axis_ends=LineEnds(points.short, world.short),
             slice_axis="zyx"[grid.slice_axis],
-            slice_index=self.slice_index + offset[grid.slice_axis],
-            maximum_diameter_mm=self.maximum.length_mm,
-            maximum_diameter_ends=ends(self.maximum),
-            surface_mm2=self.surface_mm2,
-            sphericity=self.sphericity,
-            intensities=intensities,
-            border_distance_mm=distance,
+            slice_index=pattern.slice_index + self.offset[grid.slice_axis],
+            maximum_diameter_mm=pattern.maximum.length_mm,
+            maximum_diameter_ends=LineEnds(points.maximum, world.maximum),
+            surface_mm2=pattern.surface_mm2,
+            sphericity=pattern.sphericity,
+            intensities=self.intensities,
+            border_distance_mm=self.border_distance_mm,
         )
 
 
@@ -238,6 +258,6 @@ def _intensities(
     )
 
 
-def _point(values: FloatArray) -> Point:
-    z, y, x = (float(value) for value in values)
+def _point(values: Sequence[float]) -> Point:
+    z, y, x = values
     return z, y, x

@@ -32,7 +32,6 @@ from detseg3d.inference.prediction_files import (
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction
 from detseg3d.pipeline.export_bids import export_bids
-from detseg3d.pipeline.export_dicom import export_case
 from detseg3d.planning.plans import Plans
 from detseg3d.system.files import check_writable, remove_files
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
@@ -241,6 +240,8 @@ def _export(case: RawCase, folder: Path, inputs: InputOptions, plans: Plans, out
         paths = DicomPaths(PredictionFolder(folder).dicom_folder, case.case_id)
         remove_files(*paths.all)
         return
+    from detseg3d.pipeline.export_dicom import export_case  # imported here, because highdicom imports slowly
+
     image = inputs.apply(case.images, plans)[0]
     try:
         export_case(folder, case.case_id, image.path, image.series, output.dicom)

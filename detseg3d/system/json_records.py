@@ -110,9 +110,7 @@ def plain(value: Any) -> Any:
     if value is None or type(value) in (str, int, float, bool):  # most values, and checked first because it is fast
         return value
     if is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in fields(value) if field.metadata.get("json", True)]
-        names += getattr(value, "JSON_PROPERTIES", ())
-        return {name: plain(getattr(value, name)) for name in names}
+        return {name: plain(getattr(value, name)) for name in _stored_names(type(value))}
     if hasattr(value, "model_dump"):  # a pydantic model
         return value.model_dump(mode="json")
     if isinstance(value, Mapping):
@@ -128,3 +126,10 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # a NumPy number or array
         return value.tolist()
     return value
+
+
+@cache
+def _stored_names(cls: type[Any]) -> tuple[str, ...]:
+    """Return the names of the fields and properties of a dataclass that its JSON holds."""
+    names = [field.name for field in fields(cls) if field.metadata.get("json", True)]
+    return (*names, *getattr(cls, "JSON_PROPERTIES", ()))

@@ -51,3 +51,21 @@ def test_help_of_every_command_loads_no_slow_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("module", "slow"),
+    [
+        ("detseg3d.pipeline.predict", ("matplotlib", "scipy.stats", "scipy.optimize", "highdicom", "SimpleITK", "skimage",
+                                       "blosc2", "jinja2", "batchgenerators", "tensorboard")),
+        ("detseg3d.evaluation.folders", ("torch", "matplotlib", "scipy.stats", "highdicom", "SimpleITK", "skimage",
+                                         "jinja2", "batchgenerators")),
+        ("detseg3d.pipeline.consolidate", ("matplotlib", "scipy.stats", "highdicom", "SimpleITK", "skimage",
+                                           "batchgenerators")),
+    ],
+)  # fmt: skip
+def test_commands_that_run_often_load_no_library_that_they_rarely_need(module: str, slow: tuple[str, ...]) -> None:
+    """Each of these libraries takes between a tenth of a second and two seconds to import."""
+    script = f"import sys, {module}; print(sorted(set({slow!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.strip() == "[]"

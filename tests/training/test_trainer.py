@@ -369,7 +369,7 @@ def test_a_time_limit_ends_the_training_and_visits_every_phase(plans: Plans, sto
         {"fraction": 0.3, "window": None},
     ]
     endless = plans.evolve(training={"steps": 100_000, "curriculum": curriculum})
-    progress = train(endless, store, tmp_path, max_minutes=0.05, clock=ticking(1 / 20))
+    progress = train(endless, store, tmp_path, max_minutes=0.05, clock=ticking(1 / 10))
     assert 3.0 <= progress.seconds < 3.3  # a step and the last validation come on top
     assert list(dict.fromkeys(record["phase"] for record in records(tmp_path))) == [
         "windows 8×8×8",
@@ -389,8 +389,8 @@ def test_a_limited_training_validates_between_half_an_hour_and_the_last_fifth_an
     minutes: float, expected: int, plans: Plans, store: CaseStore, tmp_path: Path
 ) -> None:
     curriculum = [{"fraction": 1, "window": [8, 8, 8]}]
-    endless = plans.evolve(training={"steps": 100_000, "val_every": 7, "curriculum": curriculum})
-    train(endless, store, tmp_path, kind=validating_with([0.5] * 9), max_minutes=minutes, clock=ticking(10.0))
+    endless = plans.evolve(training={"steps": 100_000, "val_every": 2, "curriculum": curriculum})
+    train(endless, store, tmp_path, kind=validating_with([0.5] * 9), max_minutes=minutes, clock=ticking(30.0))
     validated = records(tmp_path, "validation")
     assert len(validated) == expected
     assert all(record["seconds"] >= 60 * min(minutes, 30) for record in validated)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import isotonic_regression
 
 from detseg3d.core.arrays import FloatArray
 from detseg3d.system.json_records import JsonRecord
@@ -71,6 +70,8 @@ def fit_calibration(
     # Equal scores are one observation, so that the order of the scores does not change the fit.
     unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     share = np.bincount(inverse, weights=truth) / counts
+    from scipy.optimize import isotonic_regression  # imported here, because predictions apply curves and fit none
+
     blocks = isotonic_regression(share, weights=counts.astype(np.float64)).blocks
     weight = np.add.reduceat(counts, blocks[:-1]).astype(np.float64)
     place = np.add.reduceat(unique * counts, blocks[:-1]) / weight
