@@ -29,10 +29,10 @@ from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.load import LoadOptions, load_model
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.result import Prediction, describe_case
-from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.ensemble import DetectOptions, GridImages, detect, segment_rois
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
+from detseg3d.models.two_stage import TwoStageNetwork
 from detseg3d.planning.appearance.comparison import Similarity
 from detseg3d.planning.appearance.scan import measure_appearance
 from detseg3d.planning.appearance.training import TrainingAppearance
@@ -53,7 +53,7 @@ class Predictor:
 
     Parameters
     ----------
-    models : sequence of DetSeg3D
+    models : sequence of TwoStageNetwork
         Networks with equal plans. They are put into evaluation mode and moved to ``device``.
     plans : Plans
         The section ``inference`` holds the thresholds that are used.
@@ -82,7 +82,7 @@ class Predictor:
 
     def __init__(
         self,
-        models: Sequence[DetSeg3D],
+        models: Sequence[TwoStageNetwork],
         plans: Plans,
         device: torch.device,
         use_mirroring: bool = True,
@@ -91,7 +91,7 @@ class Predictor:
     ) -> None:
         if not models:
             raise ValueError("a predictor needs at least one model")
-        self.models = [model.to(device).eval() for model in models]
+        self.models = [model.ready_on(device) for model in models]
         self.plans = plans
         self.device = device
         self.mirror_axes = plans.inference.mirror_axes if use_mirroring else ()
