@@ -34,10 +34,11 @@ from detseg3d.inference.result import Prediction
 from detseg3d.pipeline.export_bids import export_bids
 from detseg3d.pipeline.export_dicom import export_case
 from detseg3d.planning.plans import Plans
+from detseg3d.system.case_call import release_frames
 from detseg3d.system.files import check_writable, remove_files
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.signals import raise_if_interrupted
-from detseg3d.system.workers import is_bar_shown, release_frames
+from detseg3d.system.workers import is_bar_shown
 
 __all__ = ["OutputOptions", "predict_cases", "predict_file"]
 
