@@ -59,10 +59,12 @@ DEPENDENCIES = [
 
 EXTRAS = {
     "track": ["tensorboard"],
+    "cluster": ["distributed>=2024.8"],
     "dev": [
         "tensorboard",
         "pytest>=8",
         "hypothesis>=6.100",
+        "distributed>=2024.8",  # the cluster of --cluster
         "bids-validator-deno>=2.0",  # the validator of BIDS, for the exports
         "pynrrd>=1.0",  # a second reader of NRRD, to compare with
         "pytest-cov>=6.3",

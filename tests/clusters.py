@@ -1,8 +1,9 @@
-"""A Dask cluster for tests: a real scheduler and real worker processes, found through a scheduler file as under SLURM."""
+"""A Dask cluster for tests: a real scheduler and worker processes that find it by a scheduler file, as under SLURM."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -61,4 +62,8 @@ def dask_cluster(folder: Path, *workers: Sequence[str]) -> Iterator[DaskCluster]
         for process in reversed(cluster.processes):
             process.terminate()
         for process in cluster.processes:
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:  # Dask may wait for a worker that was killed while it started
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(timeout=5)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
+    add_cluster_flag,
     add_precision_flag,
     add_root_flags,
     create_parser,
@@ -16,6 +17,7 @@ from detseg3d.cli.arguments import (
     positive_float,
     positive_int,
 )
+from detseg3d.cli.cluster import network_resources, opened_run
 from detseg3d.cli.export_dicom import add_dicom_flags, dicom_options
 from detseg3d.cli.parser import CommandParser, own_word
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
@@ -25,6 +27,8 @@ from detseg3d.core.precision import Precision
 from detseg3d.system.run_record import RunTarget
 
 if TYPE_CHECKING:
+    from detseg3d.inference.load import LoadOptions
+    from detseg3d.inference.predictor import Predictor
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.planning.plans import Plans
 
@@ -171,6 +175,7 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         help="PET channels to convert from DICOM to SUV (body weight), in addition to those in the plans",
     )
     add_dicom_flags(group, "labelmap if the scan is DICOM")
+    add_cluster_flag(group)
     group.add_argument("--continue_prediction", action="store_true", help="skip cases with complete results")
     group.add_argument(
         "-num_parts",
@@ -233,11 +238,11 @@ def _run(options: argparse.Namespace) -> CommandResult:
     check_input(options.input)
     model = options.model or resolve_dataset(results_root(options.results), options.dataset)
     if not model.is_file():
-        return _predict(options, model)
+        return _predict(options, model, model)
     from detseg3d.inference.model_file import opened_model
 
     with opened_model(model, _network_builder(options)) as folder:
-        return _predict(options, folder)
+        return _predict(options, folder, model)
 
 
 def _network_builder(options: argparse.Namespace) -> Callable[[Plans], DetSeg3D]:
@@ -250,8 +255,8 @@ def _network_builder(options: argparse.Namespace) -> Callable[[Plans], DetSeg3D]
     return DetSeg3D if options.network is None else custom.build
 
 
-def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
-    """Predict with the model in ``folder``."""
+def _predict(options: argparse.Namespace, folder: Path, model: Path) -> CommandResult:
+    """Predict with the model in ``folder``, which is ``model`` or was unpacked from this file."""
     from detseg3d.data.dataset import list_inputs
     from detseg3d.inference.input_options import InputOptions
     from detseg3d.inference.model_folder import model_plans
@@ -267,11 +272,8 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
 
     from detseg3d.exports.viewers.export import parse_formats
     from detseg3d.inference.load import LoadOptions
-    from detseg3d.inference.predictor import Predictor
     from detseg3d.pipeline.predict import OutputOptions, predict_cases, predict_file
-    from detseg3d.system.device import compute_in, resolve_device
 
-    compute_in(resolve_device(options.device), options.precision)
     load = LoadOptions(
         checkpoint=options.checkpoint,
         device=options.device,
@@ -282,9 +284,9 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         build_model=_network_builder(options),
         memory_gb=options.memory_gb,
     )
-    predictor = Predictor.from_model_folder(folder, options.folds, load)
     written = [case.case_id for case in cases]
     if single:
+        predictor = _predictor(options, folder, load)
         for case in cases:
             predict_file(predictor, case, options.output, input_options)
             show(f"wrote the mask {options.output}; a folder after -o also receives instances, boxes and scores")
@@ -299,7 +301,16 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         dicom_is_required=_requested_dicom(options) != [],
         bids_folder=options.bids_out,
     )
-    failures = predict_cases(predictor, cases, options.output, input_options, output)
+    if options.cluster is None:
+        failures = predict_cases(_predictor(options, folder, load), cases, options.output, input_options, output)
+    else:
+        from detseg3d.pipeline.predict_on_cluster import ModelSource, predict_cases_on_cluster
+
+        folds = None if options.folds is None else tuple(options.folds)
+        source = ModelSource(model.absolute(), folds, load, options.precision)
+        resources = network_resources(options.device, options.memory_gb)
+        with opened_run(options, [options.input, model], [options.output], resources) as run:
+            failures = predict_cases_on_cluster(source, cases, options.output, run, input_options, output)
     show(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
     if failures:
         show(f"failed: {', '.join(sorted(failures))}", error=True)
@@ -310,6 +321,15 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         "failed": failed,
     }
     return CommandResult(data, EXIT_FAILURE if failures else EXIT_SUCCESS)
+
+
+def _predictor(options: argparse.Namespace, folder: Path, load: LoadOptions) -> Predictor:
+    """Load the model in this process."""
+    from detseg3d.inference.predictor import Predictor
+    from detseg3d.system.device import compute_in, resolve_device
+
+    compute_in(resolve_device(options.device), options.precision)
+    return Predictor.from_model_folder(folder, options.folds, load)
 
 
 def _requested_dicom(options: argparse.Namespace) -> list[str]:
@@ -350,7 +370,7 @@ def _single_file(options: argparse.Namespace, case_count: int) -> bool:
         )
     given = [
         flag
-        for flag in ("save_probabilities", "save_candidates", "continue_prediction", "also", "bids_out")
+        for flag in ("save_probabilities", "save_candidates", "continue_prediction", "also", "bids_out", "cluster")
         if getattr(options, flag)
     ]
     given += _requested_dicom(options)

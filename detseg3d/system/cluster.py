@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.version import __version__
 from detseg3d.system.case_call import portable
-from detseg3d.system.cluster_task import Conditions, FolderCheck, TaskOutcome, python_version, run_task
+from detseg3d.system.cluster_task import Conditions, FolderCheck, TaskOutcome, keep, python_version, run_task
 from detseg3d.system.engine import CaseResult
 from detseg3d.system.files import check_writable, temporary_beside, write_text
 from detseg3d.system.json_files import read_json
@@ -115,12 +115,16 @@ class ClusterEngine:
         running: dict[Future, int] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         slots = _Slots(self._client, self._resources)
+        number = next(self._numbers)
+        # The function may hold tables of all cases. As a task, it reaches each worker once and not with each case, and
+        # Dask makes it again if the worker that holds it ends.
+        kept = self._client.submit(keep, function, key=f"detseg3d-{self._session}-{number}-function", pure=False)
         try:
             while waiting or running:
                 while waiting and len(running) < slots.count():
                     index = waiting.popleft()
                     try:
-                        future = self._submit(function, items[index])
+                        future = self._submit(kept, items[index], f"{number}-{index}")
                     except Exception as error:  # the case cannot be pickled
                         self._check_connection()
                         yield index, CaseResult(items[index], error=portable(error))
@@ -140,13 +144,13 @@ class ClusterEngine:
             if running:
                 self._cancel(list(running), len(waiting))
 
-    def _submit(self, function: Callable[[Any], Any], item: Any) -> Future:
+    def _submit(self, function: Future, item: Any, name: str) -> Future:
         return self._client.submit(
             run_task,
             self._conditions,
             function,
             item,
-            key=f"detseg3d-{self._session}-{next(self._numbers)}",
+            key=f"detseg3d-{self._session}-{name}",
             pure=False,
             resources=self._resources or None,
         )
@@ -311,10 +315,14 @@ def _local_cluster(distributed: Any, address: str) -> Iterator[Any]:
     if not text.isdecimal() or int(text) < 1:
         raise DetSeg3DError("the address of the cluster cannot be read", value=address, expected=_EXPECTED)
     number = int(text)
-    threads = str(max(1, (os.cpu_count() or 1) // number))
+    import dask
+
+    threads = max(1, (os.cpu_count() or 1) // number)
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    # Variables that the user has set stay as they are.
+    limits = {f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names}
     # The processes and the thread that starts them inherit the blocked signal. This command reacts to Ctrl-C.
-    with without_interrupt():
+    with dask.config.set(limits), without_interrupt():
         cluster = distributed.LocalCluster(
             n_workers=number,
             threads_per_worker=1,
@@ -322,7 +330,6 @@ def _local_cluster(distributed: Any, address: str) -> Iterator[Any]:
             host="127.0.0.1",
             dashboard_address=None,
             memory_limit=0,  # as for -np; the commands check the memory that a case needs
-            env={name: os.environ.get(name, threads) for name in names},
             silence_logs=logging.CRITICAL,
         )
     with cluster:

@@ -23,7 +23,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.version import __version__
 from detseg3d.system.case_call import call, limit_threads
 
-__all__ = ["Conditions", "FolderCheck", "TaskOutcome", "is_task_cancelled", "python_version", "run_task"]
+__all__ = ["Conditions", "FolderCheck", "TaskOutcome", "is_task_cancelled", "keep", "python_version", "run_task"]
 
 # A network file system may show a new file a little later on another machine.
 _SECONDS_TO_APPEAR: Final = 3.0
@@ -92,6 +92,11 @@ class TaskOutcome:
     refusal: DetSeg3DError | None = None
 
 
+def keep(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the function. As a task of Dask, this keeps the function in a worker, from which others copy it."""
+    return function
+
+
 def python_version() -> str:
     """Return major and minor version of Python, such as ``3.11``."""
     return ".".join(platform.python_version_tuple()[:2])
@@ -121,8 +126,8 @@ def run_task(conditions: Conditions, function: Callable[[Any], Any], item: Any) 
     except OSError:
         return TaskOutcome(refusal=_not_shared(conditions.folder, "the current folder of the command"))
     with _collected_records(conditions.log_level) as records:
-        value, error, traceback = call(function, item)
-    return TaskOutcome(value, error, traceback, tuple(_drain(records)))
+        outcome = call(function, item)
+    return TaskOutcome(*outcome, records=tuple(_drain(records)))
 
 
 def is_task_cancelled() -> bool:
@@ -165,7 +170,7 @@ def _check_worker(conditions: Conditions) -> None:
                 remedy="start the workers as the user who owns the folder",
             )
     # Dask runs one case at a time in this worker. More threads are for users who give more cores to each worker.
-    declared = os.environ.get("OMP_NUM_THREADS", "")
+    declared = os.environ.setdefault("OMP_NUM_THREADS", "1")
     limit_threads(int(declared) if declared.isdecimal() and int(declared) > 0 else 1)
 
 

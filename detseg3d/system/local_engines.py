@@ -86,12 +86,16 @@ class _Worker:
         )
         self._log_thread = threading.Thread(target=_forward_records, args=(reader,), daemon=True)
         self._log_thread.start()
+        self.has_function = False
 
     def schedule(self, function: Callable[[Any], Any], item: Any) -> Future[CallOutcome]:
-        """Give a case to the worker. The first case starts the process."""
+        """Give a case to the worker. The first case starts the process.
+
+        The function, which may hold tables of all cases, is only sent until the process has ended a case.
+        """
         # The process inherits the blocked signal. It could ignore the signal itself only after its slow imports.
         with without_interrupt():
-            future: Future[CallOutcome] = self._pool.schedule(call, (function, item))
+            future: Future[CallOutcome] = self._pool.schedule(_call, (None if self.has_function else function, item))
         # From here on, only the worker can write log records. Its end therefore closes the connection. Pebble cannot
         # pass the closed connection to a replacement, so it reports the worker even if the exit code is 0.
         self._log_writer.close()
@@ -148,7 +152,7 @@ class WorkerProcesses:
                     worker, index = busy.pop(future)
                     error = BrokenProcessPool() if future in stuck else future.exception()
                     if error is None:
-                        any_started = True
+                        any_started = worker.has_function = True
                         idle.append(worker)
                         yield index, CaseResult(items[index], *future.result())
                     elif isinstance(error, (ProcessExpired, BrokenProcessPool)):
@@ -226,3 +230,15 @@ def _initialize_worker(log_writer: Connection, threads: int, log_level: int) -> 
     package.setLevel(log_level)
     package.addHandler(_SendRecords(log_writer))
     package.propagate = False
+
+
+_function: Callable[[Any], Any] | None = None
+"""The function of this worker process."""
+
+
+def _call(function: Callable[[Any], Any] | None, item: Any) -> CallOutcome:
+    """Call the function on an item; ``None`` for the function of the case before."""
+    global _function
+    _function = function or _function
+    assert _function is not None, "the first case comes with its function"
+    return call(_function, item)

@@ -29,7 +29,7 @@ def run_cases(
     function : callable
         Takes one item. With worker processes or a cluster, ``function`` must be an importable function or a
         ``functools.partial`` of such a function, not a lambda or a nested function. Items and return values must be
-        picklable. The function is sent with each case, so it must not hold data of all cases.
+        picklable. The function is sent to each worker once.
     items : sequence
         The cases.
     run : Run, optional
