@@ -12,6 +12,7 @@ from detseg3d.data.images import write_image
 from detseg3d.serving.model import ModelSource
 from detseg3d.serving.worker import ModelWorker
 from tests.scans import make_scan
+from tests.serving.fakes import FakeSource
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,8 @@ def scan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker(source: ModelSource) -> Iterator[ModelWorker]:
-    with ModelWorker(source) as worker:
+def fake_worker() -> Iterator[ModelWorker]:
+    """A worker that starts within a fraction of a second."""
+    with ModelWorker(FakeSource()) as worker:
+        worker.start()
         yield worker

@@ -20,20 +20,13 @@ from detseg3d.serving.service import Service
 from detseg3d.serving.settings import Access, ServiceLimits
 from detseg3d.serving.store import JobStore
 from detseg3d.serving.worker import ModelWorker
-from tests.serving.fakes import FakeModel, FakeSource
+from tests.serving.fakes import FakeModel
 
 FORM = "multipart/form-data; boundary=b"
 TOKEN = "0123456789abcdef"
 LIMITS = ServiceLimits(
     max_upload_bytes=100_000, max_unpacked_bytes=10**6, max_files=3, max_job_seconds=3.0, max_queue=2, keep_seconds=60
 )
-
-
-@pytest.fixture(scope="module")
-def fake_worker() -> Iterator[ModelWorker]:
-    with ModelWorker(FakeSource()) as worker:
-        worker.start()
-        yield worker
 
 
 def make_service(worker: ModelWorker, folder: Path, token: str | None = None, **limits: Any) -> Service:

@@ -17,15 +17,29 @@ from detseg3d.serving.model import ModelSource
 from detseg3d.serving.records import PredictTask, Stage
 from detseg3d.serving.worker import CancelledError, ModelWorker
 from detseg3d.system.json_files import read_json
+from tests.serving.fakes import MissingSource
 
 needs_stop = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="the system cannot stop a process")
 
 
+def scan(folder: Path, content: str = "a scan") -> PredictTask:
+    """Return a task for the model of the tests, which does what the content of the file asks for."""
+    file = folder / f"{content.split()[0]}.txt"
+    file.write_text(content, encoding="utf-8")
+    return PredictTask("scan", folder / "out", (file,))
+
+
 def test_a_scan_gets_the_lesions_of_the_predictor(
-    worker: ModelWorker, tiny_model: Path, scan_file: Path, tmp_path: Path
+    source: ModelSource, tiny_model: Path, scan_file: Path, tmp_path: Path
 ) -> None:
     stages: list[Stage] = []
-    outcome = worker.run(PredictTask("scan", tmp_path, (scan_file,)), stages.append)
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes(scan_file.read_bytes()[:500])
+    with ModelWorker(source) as worker:
+        with pytest.raises(DetSeg3DError) as caught:
+            worker.run(PredictTask("broken", tmp_path, (broken,)))
+        outcome = worker.run(PredictTask("scan", tmp_path, (scan_file,)), stages.append)
+        assert (caught.value.file, worker.starts) == (broken, 1)
     image, geometry = read_image(scan_file)
     predictor = Predictor.from_model_folder(tiny_model, ("0",), LoadOptions(device="cpu", use_mirroring=False))
     expected = predictor.predict_case(image[None].astype(np.float32), geometry)
@@ -37,57 +51,50 @@ def test_a_scan_gets_the_lesions_of_the_predictor(
     np.testing.assert_array_equal(written, expected.instances)
 
 
-def test_a_scan_that_fails_costs_only_itself(worker: ModelWorker, scan_file: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.nii.gz"
-    broken.write_bytes(scan_file.read_bytes()[:500])
-    process = worker.start() and worker.process_id
+def test_an_error_and_an_outcome_reach_the_caller(fake_worker: ModelWorker, tmp_path: Path) -> None:
     with pytest.raises(DetSeg3DError) as caught:
-        worker.run(PredictTask("scan", tmp_path / "out", (broken,)))
-    assert caught.value.file == broken
-    assert worker.run(PredictTask("scan", tmp_path / "out", (scan_file,))).lesions > 0
-    assert worker.process_id == process
+        fake_worker.run(scan(tmp_path, "fail"))
+    assert (caught.value.file, caught.value.value) == (tmp_path / "fail.txt", str(tmp_path))
+    outcome = fake_worker.run(scan(tmp_path))
+    assert (outcome.lesions, outcome.warnings) == (6, (f"a warning about {tmp_path / 'a.txt'}",))
 
 
-def test_a_process_that_is_killed_costs_its_scan_and_is_replaced(
-    worker: ModelWorker, scan_file: Path, tmp_path: Path
-) -> None:
-    worker.start()
+def test_a_process_that_is_killed_costs_its_scan_and_is_replaced(fake_worker: ModelWorker, tmp_path: Path) -> None:
+    fake_worker.start()
 
     def kill(_stage: Stage) -> None:
-        assert worker.process_id is not None
-        os.kill(worker.process_id, signal.SIGTERM)
+        assert fake_worker.process_id is not None
+        os.kill(fake_worker.process_id, signal.SIGTERM)
 
     with pytest.raises(DetSeg3DError) as caught:
-        worker.run(PredictTask("scan", tmp_path, (scan_file,)), kill)
+        fake_worker.run(scan(tmp_path, "sleep 60"), kill)
     assert caught.value.value == "SIGTERM"
-    assert worker.run(PredictTask("scan", tmp_path, (scan_file,))).lesions > 0
+    assert fake_worker.run(scan(tmp_path)).lesions == 6
 
 
 @needs_stop
-def test_a_process_that_hangs_is_ended_at_the_time_limit(worker: ModelWorker, scan_file: Path, tmp_path: Path) -> None:
-    worker.start()
-    process = worker.process_id
+def test_a_process_that_hangs_is_ended_at_the_time_limit(fake_worker: ModelWorker, tmp_path: Path) -> None:
+    fake_worker.start()
+    process = fake_worker.process_id
     assert process is not None
     os.kill(process, signal.SIGSTOP)
     begin = time.monotonic()
     with pytest.raises(DetSeg3DError):
-        worker.run(PredictTask("scan", tmp_path, (scan_file,)), max_seconds=0.3)
+        fake_worker.run(scan(tmp_path), max_seconds=0.3)
     assert time.monotonic() - begin < 10
-    assert worker.process_id is None
+    assert fake_worker.process_id is None
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 
 
-def test_a_cancelled_scan_ends_the_process(worker: ModelWorker, scan_file: Path, tmp_path: Path) -> None:
+def test_a_cancelled_scan_ends_the_process(fake_worker: ModelWorker, tmp_path: Path) -> None:
     cancelled = threading.Event()
     with pytest.raises(CancelledError):
-        worker.run(
-            PredictTask("scan", tmp_path, (scan_file,)), lambda _: cancelled.set(), is_cancelled=cancelled.is_set
-        )
-    assert worker.process_id is None
+        fake_worker.run(scan(tmp_path, "sleep 60"), lambda _: cancelled.set(), is_cancelled=cancelled.is_set)
+    assert fake_worker.process_id is None
 
 
-def test_a_model_that_cannot_be_loaded_is_an_error(tmp_path: Path) -> None:
-    with ModelWorker(ModelSource(tmp_path / "missing")) as worker, pytest.raises(DetSeg3DError) as caught:
+def test_a_model_that_cannot_be_loaded_is_an_error() -> None:
+    with ModelWorker(MissingSource()) as worker, pytest.raises(DetSeg3DError) as caught:
         worker.start()
-    assert caught.value.file == tmp_path / "missing"
+    assert caught.value.file == Path("missing")
