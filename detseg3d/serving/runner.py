@@ -77,6 +77,10 @@ class JobRunner:
                     self._worker.start(self._stopped.is_set)  # so that the next client does not wait for the model
             except CancelledError:
                 continue
+            except (
+                KeyboardInterrupt
+            ):  # a signal: no file is written any more, and the next service begins the job again
+                return
             except Exception as error:
                 logger.exception("the job cannot be run")
                 if job is not None:

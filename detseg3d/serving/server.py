@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import shutil
@@ -18,6 +19,7 @@ import uvicorn
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.serving.app import create_app
 from detseg3d.serving.model import ModelOpener
+from detseg3d.serving.runner import JobRunner
 from detseg3d.serving.service import Service
 from detseg3d.serving.settings import Access, ServiceLimits
 from detseg3d.serving.store import JobStore
@@ -82,23 +84,28 @@ def run_service(
         runner.start()
         try:
             on_ready(access)
-            _Server(config, service).run([listener])
+            _Server(config, service, runner).run([listener])
         finally:
             service.stopping.set()
             runner.stop()
 
 
 class _Server(uvicorn.Server):
-    """A server that ends open streams of events when a signal arrives."""
+    """A server that ends streams of events and jobs when a signal arrives."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, runner: JobRunner) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._runner = service, runner
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note a signal."""
         self._service.stopping.set()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the connections, then the jobs. After this, uvicorn raises the signal again, and no file is written."""
+        await super().shutdown(sockets)
+        await asyncio.to_thread(self._runner.stop)
 
 
 @contextmanager

@@ -22,6 +22,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.serving.model import ModelDescription, ModelOpener
 from detseg3d.serving.records import ErrorRecord, PredictTask, Stage, TaskOutcome
@@ -212,6 +214,9 @@ def _work(connection: Connection, source: ModelOpener, log_level: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process reacts to it
     exit_with_parent()
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its usual lock is a resource of the system, which remains if this process is killed
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     logging.getLogger("detseg3d").setLevel(log_level)
 
@@ -226,8 +231,8 @@ def _work(connection: Connection, source: ModelOpener, log_level: int) -> None:
         send(kind="failed", error=_record(error).to_json())
         return
     send(kind="ready", model=model.description.to_json())
+    from detseg3d.system.case_call import release_frames
     from detseg3d.system.memory import release_freed_memory
-    from detseg3d.system.workers import release_frames
 
     while True:
         try:

@@ -103,7 +103,8 @@ def test_a_service_predicts_dicom_survives_its_worker_and_ends_in_order(
         waiting = client.post("/v1/jobs", files={"file": ("y.nii.gz", scan_file.read_bytes())}).json()
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(30) == 128 + signal.SIGTERM
-    assert "Traceback" not in running.log.read_text(encoding="utf-8")
+    log = running.log.read_text(encoding="utf-8")
+    assert log.splitlines()[-1] == "detseg3d_serve: interrupted (SIGTERM)" and "Traceback" not in log
     jobs = running.log.parent / "jobs"
     assert sorted(path.name for path in jobs.iterdir()) == sorted([job["id"], broken["id"], waiting["id"]])
     left = json.loads((jobs / waiting["id"] / "job.json").read_text(encoding="utf-8"))
