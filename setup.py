@@ -61,14 +61,19 @@ DEPENDENCIES = [
 # The service, and the tools for language models.
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "mcp>=2.0"]
 
+# Exported networks. Prediction with them still needs PyTorch for the steps around the networks.
+DEPLOY = ["openvino>=2025.0", "onnx>=1.16", "onnxruntime>=1.19"]
+
 EXTRAS = {
     "track": ["tensorboard"],
     "cluster": ["distributed>=2024.8"],
     "serve": SERVE,
+    "deploy": DEPLOY,
     "dev": [
         *SERVE,
         "httpx>=0.27",  # the client of the tests of the service
         "tensorboard",
+        *DEPLOY,
         "pytest>=8",
         "hypothesis>=6.100",
         "distributed>=2024.8",  # the cluster of --cluster

@@ -22,6 +22,7 @@ from detseg3d.cli.export_dicom import add_dicom_flags, dicom_options
 from detseg3d.cli.parser import CommandParser, own_word
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
+from detseg3d.core.backend import Backend
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.system.run_record import RunTarget
@@ -96,6 +97,14 @@ def _add_model_flags(parser: CommandParser) -> None:
         "--network",
         metavar="MODULE:FUNCTION",
         help="function that makes the network; required if the model was trained with --network. Its code is run",
+    )
+    model.add_argument(
+        "--backend",
+        type=own_word,
+        choices=[str(backend) for backend in Backend],
+        help="library that runs the networks; openvino and onnxruntime need a model of detseg3d_export_model "
+        '--format, a CPU, and pip install "detseg3d[deploy]"; the other steps of a prediction use PyTorch in any case '
+        "(default: the backend for which the model was exported, else torch)",
     )
     model.add_argument(
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
@@ -210,9 +219,13 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
     model = Path(options.model or resolve_dataset(results_root(options.results), options.dataset))
     files = [model]
     if model.is_dir():
+        from detseg3d.inference.model_file import model_backend
+        from detseg3d.inference.model_folder import stored_weights
+
         parts = ModelFolder(model)
+        stored = stored_weights(options.checkpoint, model_backend(model, _wanted_backend(options)))
         folds = [parts.fold(name) for name in options.folds] if options.folds else parts.folds()
-        files = [file for fold in folds for file in (fold.plans, fold.weights(options.checkpoint))]
+        files = [file for fold in folds for file in (fold.plans, fold.weights(stored))]
         files.append(parts.operating_point)
     # The processes of --num_parts write to the same folder.
     name = "run" if options.num_parts == 1 else f"run_part_{options.part_id}"
@@ -237,12 +250,29 @@ def _run(options: argparse.Namespace) -> CommandResult:
     # The input is checked first, because importing torch and loading the model take long.
     check_input(options.input)
     model = options.model or resolve_dataset(results_root(options.results), options.dataset)
-    if not model.is_file():
-        return _predict(options, model, model)
-    from detseg3d.inference.model_file import opened_model
+    from detseg3d.inference.model_file import model_backend, opened_model
 
+    backend = model_backend(model, _wanted_backend(options))
+    if backend is not Backend.TORCH:
+        _check_flags_of_exported(options, backend)
     with opened_model(model, _network_builder(options)) as folder:
-        return _predict(options, folder, model)
+        return _predict(options, folder, model, backend)
+
+
+def _wanted_backend(options: argparse.Namespace) -> Backend | None:
+    return None if options.backend is None else Backend(options.backend)
+
+
+def _check_flags_of_exported(options: argparse.Namespace, backend: Backend) -> None:
+    """Raise an error if a flag asks for what exported networks do not have."""
+    given = {"--network": options.network is not None, "--checkpoint best": options.checkpoint == "best"}
+    for flag, is_given in given.items():
+        if is_given:
+            raise DetSeg3DError(
+                f"{flag} does not work with exported networks",
+                value=f"--backend {backend}",
+                remedy="leave the flag out, or predict with the trained model and --backend torch",
+            )
 
 
 def _network_builder(options: argparse.Namespace) -> Callable[[Plans], DetSeg3D]:
@@ -255,14 +285,14 @@ def _network_builder(options: argparse.Namespace) -> Callable[[Plans], DetSeg3D]
     return DetSeg3D if options.network is None else custom.build
 
 
-def _predict(options: argparse.Namespace, folder: Path, model: Path) -> CommandResult:
+def _predict(options: argparse.Namespace, folder: Path, model: Path, backend: Backend) -> CommandResult:
     """Predict with the model in ``folder``, which is ``model`` or was unpacked from this file."""
     from detseg3d.data.dataset import list_inputs
     from detseg3d.inference.input_options import InputOptions
-    from detseg3d.inference.model_folder import model_plans
+    from detseg3d.inference.model_folder import model_plans, stored_weights
 
     dicom = dicom_options(options)
-    plans = model_plans(folder, options.folds, options.checkpoint)
+    plans = model_plans(folder, options.folds, stored_weights(options.checkpoint, backend))
     spacing = None if options.spacing is None else tuple(options.spacing)
     input_options = InputOptions(spacing, tuple(options.series), tuple(options.suv))
     input_options.check(plans)
@@ -283,6 +313,8 @@ def _predict(options: argparse.Namespace, folder: Path, model: Path) -> CommandR
         use_operating_point=not options.plan_thresholds,
         build_model=_network_builder(options),
         memory_gb=options.memory_gb,
+        backend=backend,
+        precision=Precision(options.precision),
     )
     written = [case.case_id for case in cases]
     if single:
@@ -328,7 +360,8 @@ def _predictor(options: argparse.Namespace, folder: Path, load: LoadOptions) -> 
     from detseg3d.inference.predictor import Predictor
     from detseg3d.system.device import compute_in, resolve_device
 
-    compute_in(resolve_device(options.device), options.precision)
+    if load.backend is Backend.TORCH:
+        compute_in(resolve_device(options.device), options.precision)
     return Predictor.from_model_folder(folder, options.folds, load)
 
 

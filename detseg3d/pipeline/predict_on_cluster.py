@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from detseg3d.core.backend import Backend
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawCase
@@ -60,8 +61,8 @@ class ModelSource:
         """Return names, sizes and times of the files of the model. A worker loads a model again if they change."""
         files = [self.path]
         if self.path.is_dir():
-            folds = fold_folders(self.path, self.folds, self.load.checkpoint)
-            files = [file for fold in folds for file in (fold.plans, fold.weights(self.load.checkpoint))]
+            folds = fold_folders(self.path, self.folds, self.load.stored_weights)
+            files = [file for fold in folds for file in (fold.plans, fold.weights(self.load.stored_weights))]
             files.append(ModelFolder(self.path).operating_point)
         stamps = []
         for file in files:
@@ -151,6 +152,7 @@ def _predictor(source: ModelSource, stamp: tuple[tuple[str, int, int], ...]) -> 
             file=source.path,
             remedy="put the model on a file system that all machines share, and do not change it during a prediction",
         )
-    compute_in(resolve_device(source.load.device), source.precision)
+    if source.load.backend is Backend.TORCH:
+        compute_in(resolve_device(source.load.device), source.precision)
     with opened_model(source.path, source.load.build_model) as folder:
         return Predictor.from_model_folder(folder, source.folds, source.load)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from detseg3d.core.backend import Backend
 from detseg3d.core.precision import Precision
 from detseg3d.system.json_records import JsonRecord
 
@@ -70,12 +71,20 @@ class ModelSource(JsonRecord):
             If the model cannot be read or the device does not exist.
         """
         from detseg3d.inference.load import LoadOptions
-        from detseg3d.inference.model_file import opened_model
+        from detseg3d.inference.model_file import model_backend, opened_model
         from detseg3d.inference.predictor import Predictor
         from detseg3d.system.device import compute_in, resolve_device
 
-        compute_in(resolve_device(self.device), self.precision)
-        options = LoadOptions(device=self.device, use_mirroring=self.use_mirroring, memory_gb=self.memory_gb)
+        backend = model_backend(self.path)
+        if backend is Backend.TORCH:
+            compute_in(resolve_device(self.device), self.precision)
+        options = LoadOptions(
+            device=self.device,
+            use_mirroring=self.use_mirroring,
+            memory_gb=self.memory_gb,
+            backend=backend,
+            precision=self.precision,
+        )
         with opened_model(self.path) as folder:
             return _ServedModel(Predictor.from_model_folder(folder, self.folds, options))
 
