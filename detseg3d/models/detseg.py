@@ -18,6 +18,7 @@ from detseg3d.models.merging.merge import merge_rois, roi_info
 from detseg3d.models.networks.blocks import Conv3d
 from detseg3d.models.networks.detector import Detector, DetectorOutput
 from detseg3d.models.networks.segmenter import Segmenter, SegmenterOutput
+from detseg3d.models.networks.slabs import detect_in_slabs, runs_in_slabs
 from detseg3d.models.objectives.dense import DenseTargets, dense_loss, dense_targets
 from detseg3d.models.objectives.losses import detection_losses, roi_mask_loss, roi_score_loss
 from detseg3d.models.objectives.roi_batch import RoiBatch, instance_crops
@@ -103,6 +104,17 @@ class DetSeg3D(nn.Module, TwoStageNetwork):
         """Run Stage 1 on ``(B, C, Z, Y, X)`` on the detection grid, padded (:meth:`to_detection_grid`)."""
         output: DetectorOutput = self.detector(image)
         return output
+
+    @property
+    def runs_in_slabs(self) -> bool:
+        """False if a subclass changes Stage 1, because its layers may then need more than a slab of their input."""
+        return type(self).detect is DetSeg3D.detect and runs_in_slabs(self.detector)
+
+    def detect_in_slabs(self, image: torch.Tensor, slabs: int) -> DetectorOutput:
+        """Run Stage 1 in slabs; see :func:`detseg3d.models.networks.slabs.detect_in_slabs`."""
+        if not self.runs_in_slabs:
+            return super().detect_in_slabs(image, slabs)
+        return detect_in_slabs(self.detector, image, slabs)
 
     def roi_features(self, features: torch.Tensor) -> torch.Tensor | None:
         """Project features ``(B, F, z, y, x)`` of Stage 1 for Stage 2; ``None`` if the plan shares no features."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -76,12 +76,15 @@ class DetectOptions:
         Device of the networks; the CPU by default.
     limit : int or None
         Largest number of candidates. By default the plan decides by the volume of the image.
+    slabs : int
+        Number of slabs in which Stage 1 runs; 1 for the whole volume. The networks must be able to run in slabs.
     """
 
     inference: InferencePlan
     mirror_axes: tuple[int, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     limit: int | None = None
+    slabs: int = 1
 
     @property
     def roi_mirror_axes(self) -> tuple[int, ...]:
@@ -312,7 +315,9 @@ def _large_boxes(models: Sequence[TwoStageNetwork], images: GridImages, options:
         return Detections.none()
     coarse = model.pad_to_stride(functional.avg_pool3d(images.detection, factor))
     cell_sizes = [[n * by for n, by in zip(cell, factor, strict=True)] for cell in model.cell_sizes]
-    levels = average_dense(models, coarse, options).levels
+    # The maps are smaller by the factor, so fewer slabs have the same size.
+    slabs = math.ceil(options.slabs / math.prod(factor))
+    levels = average_dense(models, coarse, replace(options, slabs=slabs)).levels
     peaks = boxes_of_peaks(levels, cell_sizes, images.fine.shape[1:], options.inference.candidate_threshold)
     edges = box_sizes(peaks.boxes) * np.asarray(model.plans.fine_spacing)
     return peaks[(edges > np.asarray(size)).any(axis=1)]
@@ -391,7 +396,7 @@ def average_dense(
     dense: torch.Tensor | None = None
     for number, model in enumerate(models):
         for axes in flips:
-            output = _detect_flipped(model, image, axes, options.device)
+            output = _detect_flipped(model, image, axes, options)
             levels = [flip_dense(level, axes) for level in dense_levels(output.levels, 0)]
             if kept_passes is not None and axes in flip_combinations(options.roi_mirror_axes):
                 members = levels if len(models) > 1 else []
@@ -568,19 +573,19 @@ def _slices(count: int, batch: int) -> Iterator[slice]:
 
 
 def _detect_flipped(
-    model: TwoStageNetwork, detection_image: torch.Tensor, axes: Sequence[int], device: torch.device
+    model: TwoStageNetwork, detection_image: torch.Tensor, axes: Sequence[int], options: DetectOptions
 ) -> DetectorOutput:
     """Run Stage 1 on the volume flipped along ``axes``."""
-    dims = [axis + 2 for axis in axes]
-    with autocast(device):
-        return model.detect(detection_image.flip(dims) if axes else detection_image)
+    image = detection_image.flip([axis + 2 for axis in axes]) if axes else detection_image
+    with autocast(options.device):
+        return model.detect(image) if options.slabs == 1 else model.detect_in_slabs(image, options.slabs)
 
 
 def _roi_inputs(
     model: TwoStageNetwork, image: torch.Tensor, axes: tuple[int, ...], options: DetectOptions, with_probabilities: bool
 ) -> RoiInputs:
     """Run Stage 1 on the volume flipped along ``axes``, and return the inputs of Stage 2."""
-    output = _detect_flipped(model, image, axes, options.device)
+    output = _detect_flipped(model, image, axes, options)
     levels = [flip_dense(level, axes) for level in dense_levels(output.levels, 0)] if with_probabilities else []
     return RoiInputs.of(model, output, axes, options.device, levels)
 

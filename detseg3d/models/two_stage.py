@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from detseg3d.core.arrays import Triple
 from detseg3d.core.boxes import as_boxes
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.roi import box_indicator, crop_features, crop_rois
 from detseg3d.core.tiles import tile_boxes
 from detseg3d.models.merging.components import ComponentRule, DenseComponents
@@ -71,6 +72,32 @@ class TwoStageNetwork(ABC):
     @abstractmethod
     def detect(self, image: torch.Tensor) -> DetectorOutput:
         """Run Stage 1 on ``(B, C, Z, Y, X)`` on the detection grid, padded (:meth:`to_detection_grid`)."""
+
+    @property
+    def runs_in_slabs(self) -> bool:
+        """True if :meth:`detect_in_slabs` works."""
+        return False
+
+    def detect_in_slabs(self, image: torch.Tensor, slabs: int) -> DetectorOutput:
+        """Run Stage 1 on one volume ``(1, C, Z, Y, X)`` like :meth:`detect`, with less memory.
+
+        Parameters
+        ----------
+        image : Tensor, shape ``(1, C, Z, Y, X)``
+            On the detection grid, padded.
+        slabs : int
+            Number of slabs of the largest feature map.
+
+        Raises
+        ------
+        DetSeg3DError
+            If :attr:`runs_in_slabs` is false.
+        """
+        raise DetSeg3DError(
+            "this network cannot run in slabs",
+            value=f"{type(self).__name__}, {slabs} slabs of a volume of {tuple(image.shape[2:])} voxels",
+            remedy="use a machine with more memory",
+        )
 
     @abstractmethod
     def roi_features(self, features: torch.Tensor) -> torch.Tensor | None:
