@@ -159,7 +159,8 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         "--memory_gb",
         type=positive_float,
         metavar="GB",
-        help="memory limit for one scan; a scan that needs more is refused (default: the free memory)",
+        help="memory limit for one scan; a larger scan is predicted in slabs, or refused if these need more as well "
+        "(default: the free memory)",
     )
     group.add_argument(
         "--spacing",

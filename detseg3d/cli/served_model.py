@@ -40,7 +40,8 @@ def add_model_flags(parser: CommandParser) -> None:
         "--memory_gb",
         type=positive_float,
         metavar="GB",
-        help="memory limit for one scan; a scan that needs more is refused (default: the free memory)",
+        help="memory limit for one scan; a larger scan is predicted in slabs, or refused if these need more as well "
+        "(default: the free memory)",
     )
     add_precision_flag(model, Precision.AUTO, "(default: auto)")
     add_root_flags(parser, "results")
