@@ -18,6 +18,7 @@ COMMANDS = (
     "pretrain",
     "consolidate",
     "predict",
+    "serve",
     "export_viewers",
     "export_model",
     "install_model",
@@ -57,12 +58,25 @@ DEPENDENCIES = [
     "pylibjpeg-openjpeg>=2.3",
 ]
 
+# The service, and the tools for language models.
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "mcp>=2.0"]
+
+# Exported networks. Prediction with them still needs PyTorch for the steps around the networks.
+DEPLOY = ["openvino>=2025.0", "onnx>=1.16", "onnxruntime>=1.19"]
+
 EXTRAS = {
     "track": ["tensorboard"],
+    "cluster": ["distributed>=2024.8"],
+    "serve": SERVE,
+    "deploy": DEPLOY,
     "dev": [
+        *SERVE,
+        "httpx>=0.27",  # the client of the tests of the service
         "tensorboard",
+        *DEPLOY,
         "pytest>=8",
         "hypothesis>=6.100",
+        "distributed>=2024.8",  # the cluster of --cluster
         "bids-validator-deno>=2.0",  # the validator of BIDS, for the exports
         "pynrrd>=1.0",  # a second reader of NRRD, to compare with
         "pytest-cov>=6.3",
@@ -102,7 +116,15 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["detseg3d", "detseg3d.*"]),
-    package_data={"detseg3d": ["py.typed", "reporting/html/assets/*", "reporting/html/templates/*"]},
+    package_data={
+        "detseg3d": [
+            "py.typed",
+            "reporting/html/assets/*",
+            "reporting/html/templates/*",
+            "serving/assets/*",
+            "serving/templates/*",
+        ]
+    },
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
     entry_points={

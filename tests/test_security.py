@@ -49,6 +49,14 @@ ALLOWED = {
     # It percent-encodes a name of a folder.
     ("detseg3d/reporting/html/scan_files.py", "import urllib.parse"),
     ("detseg3d/reporting/html/scan_files.py", "import urllib.parse.quote"),
+    # The service listens for clients.
+    ("detseg3d/serving/server.py", "import socket"),
+    # It reads the header with the cookie, and the name of the host in the header with the origin.
+    ("detseg3d/serving/guard.py", "import http.cookies"),
+    ("detseg3d/serving/guard.py", "import http.cookies.CookieError"),
+    ("detseg3d/serving/guard.py", "import http.cookies.SimpleCookie"),
+    ("detseg3d/serving/guard.py", "import urllib.parse"),
+    ("detseg3d/serving/guard.py", "import urllib.parse.urlsplit"),
 }
 NEEDED_KEYWORDS = {"torch.load": ("weights_only", "True"), "np.load": ("allow_pickle", "False")}
 

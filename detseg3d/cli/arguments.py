@@ -17,10 +17,12 @@ from detseg3d.system.run import Run
 
 __all__ = [
     "add_augmentation_flag",
+    "add_cluster_flag",
     "add_length_flags",
     "add_operate_flag",
     "add_precision_flag",
     "add_processes_flag",
+    "add_processes_or_cluster_flags",
     "add_root_flags",
     "add_shifted_scans_flag",
     "create_parser",
@@ -185,7 +187,24 @@ def add_shifted_scans_flag(group: argparse._ActionsContainer) -> None:
     )
 
 
-def add_processes_flag(parser: argparse.ArgumentParser, default: int = 2) -> None:
+def add_cluster_flag(group: argparse._ActionsContainer) -> None:
+    """Add ``--cluster``, the cluster that runs the cases."""
+    group.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="run the cases on the workers of a Dask cluster: tcp://HOST:PORT of its scheduler, its scheduler file, or "
+        "local:N for N processes of this machine; install the extra `cluster` first",
+    )
+
+
+def add_processes_or_cluster_flags(parser: argparse.ArgumentParser, default: int = 2) -> None:
+    """Add ``-np`` and ``--cluster``, of which a user gives one at most."""
+    group = parser.add_mutually_exclusive_group()
+    add_processes_flag(group, default)
+    add_cluster_flag(group)
+
+
+def add_processes_flag(parser: argparse._ActionsContainer, default: int = 2) -> None:
     """Add ``-np``, the number of worker processes."""
     parser.add_argument(
         "-np",

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from detseg3d.cli.arguments import (
     add_operate_flag,
-    add_processes_flag,
+    add_processes_or_cluster_flags,
     add_root_flags,
     create_parser,
     fraction,
     positive_float,
-    run_of,
 )
+from detseg3d.cli.cluster import opened_run
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.operating_goal import OperatingGoal
@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="choose the highest recall at N false positives per scan or fewer",
     )
     add_operate_flag(parser, "robust; home with a target, or if detseg3d_train has predicted no shifted scans")
-    add_processes_flag(parser)
+    add_processes_or_cluster_flags(parser)
     add_root_flags(parser, "raw", "results")
     return parser
 
@@ -110,10 +110,10 @@ def _run(options: argparse.Namespace) -> CommandResult:
     model: Path = resolve_dataset(results_root(options.results), options.dataset)
     raw = resolve_dataset(raw_root(options.raw), model.name)
     objective = Objective(options.target_recall, options.target_fp)
-    run = run_of(options)
     goal = None if options.operate is None else OperatingGoal(options.operate)
-    consolidated = consolidate(raw, model, options.folds, objective, run, goal)
-    evaluation = report_consolidation(consolidated, raw, run)
+    with opened_run(options, [raw], [model]) as run:
+        consolidated = consolidate(raw, model, options.folds, objective, run, goal)
+        evaluation = report_consolidation(consolidated, raw, run)
     show(format_cross_validation(consolidated.summary, evaluation))
     show(f"wrote {ModelFolder(model).operating_point} and {consolidated.predictions}")
     failed = {*consolidated.failures, *(problem.case_id for problem in evaluation.problems)}

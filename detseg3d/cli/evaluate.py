@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
-    add_processes_flag,
+    add_processes_or_cluster_flags,
     create_parser,
     fraction,
     non_negative_float,
     non_negative_int,
     positive_float,
-    run_of,
 )
+from detseg3d.cli.cluster import opened_run
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import EvaluationFolder
+from detseg3d.system.run import Run
 from detseg3d.system.run_record import RunTarget
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = parser.add_argument_group("report")
     report.add_argument("--report", action="store_true", help="also write report.html for a browser")
     report.add_argument("--images", metavar="FOLDER", help="folder of the scans (CASE_0000…) that the report shows")
-    add_processes_flag(parser)
+    add_processes_or_cluster_flags(parser)
     return parser
 
 
@@ -216,23 +217,27 @@ def _run(options: argparse.Namespace) -> CommandResult:
         )
     if options.boxes and options.preset is not None:
         raise DetSeg3DError("presets cannot evaluate boxes", value=f"--preset {options.preset}")
-    if options.boxes:
-        return _run_boxes(options, systems)
+    with opened_run(options, [options.ground_truth, *systems.values()]) as run:
+        return _run_boxes(options, systems, run) if options.boxes else _run_masks(options, systems, run)
+
+
+def _run_masks(options: argparse.Namespace, systems: Mapping[str, Path], run: Run) -> CommandResult:
+    """Evaluate masks, instance maps or probability maps."""
     from detseg3d.evaluation.folders import evaluate_folders, evaluate_systems
     from detseg3d.evaluation.options import EvaluationInput
     from detseg3d.reporting.text.evaluation import format_evaluation
 
     label_format, evaluation_options = _label_format(options, systems), _evaluation_options(options)
     if options.sweep:
-        evaluation_options = replace(evaluation_options, components=_run_sweep(options, systems, label_format))
+        evaluation_options = replace(evaluation_options, components=_run_sweep(options, systems, label_format, run))
     result: EvaluationResult | SystemsResult
     if len(systems) == 1:
         [folder] = systems.values()
         given = EvaluationInput(options.ground_truth, folder, label_format)
-        single = evaluate_folders(given, evaluation_options, run_of(options))
+        single = evaluate_folders(given, evaluation_options, run)
         result, parts = single, [single]
     else:
-        several = evaluate_systems(options.ground_truth, systems, label_format, evaluation_options, run_of(options))
+        several = evaluate_systems(options.ground_truth, systems, label_format, evaluation_options, run)
         result, parts = several, list(several.systems.values())
     _write(options, result, systems, label_format)
     show(format_evaluation(result))
@@ -306,7 +311,9 @@ def _evaluation_options(options: argparse.Namespace) -> EvaluationOptions:
     )
 
 
-def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], label_format: LabelFormat) -> ComponentRule:
+def _run_sweep(
+    options: argparse.Namespace, systems: Mapping[str, Path], label_format: LabelFormat, run: Run
+) -> ComponentRule:
     """Return the best rule for components of the probability maps of the only system."""
     from detseg3d.data.labels import read_patients
     from detseg3d.evaluation.options import EvaluationInput
@@ -322,7 +329,7 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], label_f
         SweepGrid(objective=SweepObjective(options.objective)),
         groups=read_patients(options.ground_truth),
         seed=options.seed,
-        run=run_of(options),
+        run=run,
     )
     if options.output is not None and not options.output.endswith(".json"):
         write_json(result.to_json(), EvaluationFolder(Path(options.output)).sweep)
@@ -330,7 +337,7 @@ def _run_sweep(options: argparse.Namespace, systems: Mapping[str, Path], label_f
     return result.chosen.rule
 
 
-def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> CommandResult:
+def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path], run: Run) -> CommandResult:
     from detseg3d.data.labels import read_patients
     from detseg3d.evaluation.boxes.evaluate import BoxInput, evaluate_boxes
     from detseg3d.reporting.text.boxes import format_box_evaluation
@@ -347,7 +354,7 @@ def _run_boxes(options: argparse.Namespace, systems: Mapping[str, Path]) -> Comm
         groups=read_patients(truth),
         samples=options.bootstrap,
         seed=options.seed,
-        run=run_of(options),
+        run=run,
     )
     for warning in result.warnings:
         logger.warning("%s: %s", warning.case_id, warning.problem)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.cli.arguments import add_root_flags, create_parser
+from detseg3d.cli.parser import own_word
 from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
+from detseg3d.core.backend import NetworkFormat
 
 __all__ = ["main"]
 
@@ -21,8 +23,13 @@ def build_parser() -> argparse.ArgumentParser:
         "they exist, the operating point, dataset.json, the fingerprint of the data set and the metrics of the\n"
         "cross-validation. It contains no images, and no names or metrics of single cases. If the model is not\n"
         "complete, the command stops and writes nothing. detseg3d_predict -m reads the file. detseg3d_install_model\n"
-        "unpacks the file into the folder of the results.",
+        "unpacks the file into the folder of the results.\n\n"
+        "With --format openvino or onnx, the file holds complete networks for OpenVINO or ONNX Runtime on CPUs.\n"
+        "They are compared with PyTorch on random input, and nothing is written if they differ. Custom networks\n"
+        "(--network) and plans with context attention cannot be exported to these formats. Prediction still needs\n"
+        "PyTorch for the steps before, between and after the networks.",
         "detseg3d_export_model 101 -f 0 1 2 3 4 -o lesions.safetensors\n"
+        "detseg3d_export_model 101 -f 0 1 2 3 4 -o lesions.openvino.safetensors --format openvino\n"
         "detseg3d_predict -i scans -o masks -m lesions.safetensors",
     )
     parser.add_dataset("number or name, such as 101 or Dataset101_SynthMS")
@@ -30,6 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
         "-o", "--output", required=True, type=Path, metavar="FILE", help="the .safetensors file to write"
     )
     parser.add_argument("-f", "--folds", nargs="+", metavar="F", help="folds to export; default: as detseg3d_predict")
+    parser.add_argument(
+        "--format",
+        type=own_word,
+        choices=[str(kind) for kind in NetworkFormat],
+        default=str(NetworkFormat.DETSEG3D),
+        help="networks for PyTorch (detseg3d), OpenVINO (openvino) or ONNX Runtime (onnx)",
+    )
     add_root_flags(parser, "results")
     return parser
 
@@ -44,9 +58,9 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.pipeline.exchange import export_model
 
     folder = resolve_dataset(results_root(options.results), options.dataset)
-    exported = export_model(folder, options.output, options.folds)
+    exported = export_model(folder, options.output, options.folds, NetworkFormat(options.format))
     name = exported.description.name
-    show(f"weights:   {' '.join(exported.folds)}")
+    show(f"weights:   {' '.join(exported.folds)}, for {exported.description.networks}")
     show(f"documents: {' '.join(exported.documents)}")
     show(f"wrote {options.output}: {name}, {options.output.stat().st_size} bytes")
     return CommandResult({"file": str(options.output), "model": name, "sha256": exported.description.sha256})

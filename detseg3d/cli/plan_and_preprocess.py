@@ -6,28 +6,30 @@ import argparse
 import logging
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detseg3d.cli.arguments import (
     add_augmentation_flag,
     add_precision_flag,
-    add_processes_flag,
+    add_processes_or_cluster_flags,
     add_root_flags,
     create_parser,
     fraction,
     non_negative_int,
     positive_float,
     positive_int,
-    run_of,
 )
+from detseg3d.cli.cluster import opened_run
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.augmentation import Augmentation
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
+from detseg3d.system.run import Run
 
 if TYPE_CHECKING:
-    from detseg3d.pipeline.prepare import PreparedDataset
+    from detseg3d.pipeline.prepare import PreparedDataset, PrepareOptions
 
 __all__ = ["build_parser", "main"]
 
@@ -65,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="check every file first, and print all problems in one table",
     )
     parser.add_argument("--no_pp", action="store_true", help="plan, but do not preprocess")
-    add_processes_flag(parser)
+    add_processes_or_cluster_flags(parser)
     parser.add_argument("--clean", action="store_true", help="first remove earlier results of these data sets")
     add_root_flags(parser, "raw", "preprocessed")
     plan = parser.add_argument_group("planning")
@@ -116,14 +118,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset
-    from detseg3d.pipeline.prepare import PrepareOptions, plan_from_fingerprint, prepare_dataset
+    from detseg3d.pipeline.prepare import plan_from_fingerprint
 
     _check_combination(options)
     preprocessed = preprocessed_root(options.preprocessed)
-    prepare_options = PrepareOptions(
+    if options.from_fingerprint:
+        prepared = plan_from_fingerprint(options.from_fingerprint, preprocessed, _prepare_options(options, Run()))
+        show(format_summary(prepared))
+        return CommandResult({"data_sets": [_summary(prepared)], "failed": []})
+    raw = raw_root(options.raw)
+    folders = list(dict.fromkeys(resolve_dataset(raw, identifier) for identifier in options.dataset))
+    with opened_run(options, folders, [preprocessed]) as run:
+        return _prepare_all(folders, preprocessed, _prepare_options(options, run))
+
+
+def _prepare_options(options: argparse.Namespace, run: Run) -> PrepareOptions:
+    from detseg3d.pipeline.prepare import PrepareOptions
+
+    return PrepareOptions(
         verify=options.verify,
         preprocess=not options.no_pp,
-        run=run_of(options),
+        run=run,
         training_gb=options.training_gb,
         inference_gb=options.inference_gb,
         val_split=options.val_split,
@@ -136,14 +151,14 @@ def _run(options: argparse.Namespace) -> CommandResult:
         keep_plans=options.keep_plans,
         clean=options.clean,
     )
-    if options.from_fingerprint:
-        prepared = plan_from_fingerprint(options.from_fingerprint, preprocessed, prepare_options)
-        show(format_summary(prepared))
-        return CommandResult({"data_sets": [_summary(prepared)], "failed": []})
-    raw = raw_root(options.raw)
-    folders = [resolve_dataset(raw, identifier) for identifier in options.dataset]
+
+
+def _prepare_all(folders: Sequence[Path], preprocessed: Path, prepare_options: PrepareOptions) -> CommandResult:
+    """Prepare the data sets one after the other."""
+    from detseg3d.pipeline.prepare import prepare_dataset
+
     results, failed = [], []
-    for folder in dict.fromkeys(folders):
+    for folder in folders:
         try:
             prepared = prepare_dataset(folder, preprocessed, prepare_options)
             show(format_summary(prepared))
@@ -183,6 +198,7 @@ def _check_combination(options: argparse.Namespace) -> None:
     given = {
         "--raw": options.raw,
         "--verify": options.verify,
+        "--cluster": options.cluster,
         "--clean": options.clean,
         "--instances": options.instances,
         "--keep_plans": options.keep_plans,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
+    add_cluster_flag,
     add_precision_flag,
     add_root_flags,
     create_parser,
@@ -16,15 +17,19 @@ from detseg3d.cli.arguments import (
     positive_float,
     positive_int,
 )
+from detseg3d.cli.cluster import network_resources, opened_run
 from detseg3d.cli.export_dicom import add_dicom_flags, dicom_options
 from detseg3d.cli.parser import CommandParser, own_word
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
+from detseg3d.core.backend import Backend
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.system.run_record import RunTarget
 
 if TYPE_CHECKING:
+    from detseg3d.inference.load import LoadOptions
+    from detseg3d.inference.predictor import Predictor
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.planning.plans import Plans
 
@@ -94,6 +99,14 @@ def _add_model_flags(parser: CommandParser) -> None:
         help="function that makes the network; required if the model was trained with --network. Its code is run",
     )
     model.add_argument(
+        "--backend",
+        type=own_word,
+        choices=[str(backend) for backend in Backend],
+        help="library that runs the networks; openvino and onnxruntime need a model of detseg3d_export_model "
+        '--format, a CPU, and pip install "detseg3d[deploy]"; the other steps of a prediction use PyTorch in any case '
+        "(default: the backend for which the model was exported, else torch)",
+    )
+    model.add_argument(
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
     )
 
@@ -146,7 +159,8 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         "--memory_gb",
         type=positive_float,
         metavar="GB",
-        help="memory limit for one scan; a scan that needs more is refused (default: the free memory)",
+        help="memory limit for one scan; a larger scan is predicted in slabs, or refused if these need more as well "
+        "(default: the free memory)",
     )
     group.add_argument(
         "--spacing",
@@ -171,6 +185,7 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         help="PET channels to convert from DICOM to SUV (body weight), in addition to those in the plans",
     )
     add_dicom_flags(group, "labelmap if the scan is DICOM")
+    add_cluster_flag(group)
     group.add_argument("--continue_prediction", action="store_true", help="skip cases with complete results")
     group.add_argument(
         "-num_parts",
@@ -205,9 +220,13 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
     model = Path(options.model or resolve_dataset(results_root(options.results), options.dataset))
     files = [model]
     if model.is_dir():
+        from detseg3d.inference.model_file import model_backend
+        from detseg3d.inference.model_folder import stored_weights
+
         parts = ModelFolder(model)
+        stored = stored_weights(options.checkpoint, model_backend(model, _wanted_backend(options)))
         folds = [parts.fold(name) for name in options.folds] if options.folds else parts.folds()
-        files = [file for fold in folds for file in (fold.plans, fold.weights(options.checkpoint))]
+        files = [file for fold in folds for file in (fold.plans, fold.weights(stored))]
         files.append(parts.operating_point)
     # The processes of --num_parts write to the same folder.
     name = "run" if options.num_parts == 1 else f"run_part_{options.part_id}"
@@ -232,12 +251,29 @@ def _run(options: argparse.Namespace) -> CommandResult:
     # The input is checked first, because importing torch and loading the model take long.
     check_input(options.input)
     model = options.model or resolve_dataset(results_root(options.results), options.dataset)
-    if not model.is_file():
-        return _predict(options, model)
-    from detseg3d.inference.model_file import opened_model
+    from detseg3d.inference.model_file import model_backend, opened_model
 
+    backend = model_backend(model, _wanted_backend(options))
+    if backend is not Backend.TORCH:
+        _check_flags_of_exported(options, backend)
     with opened_model(model, _network_builder(options)) as folder:
-        return _predict(options, folder)
+        return _predict(options, folder, model, backend)
+
+
+def _wanted_backend(options: argparse.Namespace) -> Backend | None:
+    return None if options.backend is None else Backend(options.backend)
+
+
+def _check_flags_of_exported(options: argparse.Namespace, backend: Backend) -> None:
+    """Raise an error if a flag asks for what exported networks do not have."""
+    given = {"--network": options.network is not None, "--checkpoint best": options.checkpoint == "best"}
+    for flag, is_given in given.items():
+        if is_given:
+            raise DetSeg3DError(
+                f"{flag} does not work with exported networks",
+                value=f"--backend {backend}",
+                remedy="leave the flag out, or predict with the trained model and --backend torch",
+            )
 
 
 def _network_builder(options: argparse.Namespace) -> Callable[[Plans], DetSeg3D]:
@@ -250,14 +286,14 @@ def _network_builder(options: argparse.Namespace) -> Callable[[Plans], DetSeg3D]
     return DetSeg3D if options.network is None else custom.build
 
 
-def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
-    """Predict with the model in ``folder``."""
+def _predict(options: argparse.Namespace, folder: Path, model: Path, backend: Backend) -> CommandResult:
+    """Predict with the model in ``folder``, which is ``model`` or was unpacked from this file."""
     from detseg3d.data.dataset import list_inputs
     from detseg3d.inference.input_options import InputOptions
-    from detseg3d.inference.model_folder import model_plans
+    from detseg3d.inference.model_folder import model_plans, stored_weights
 
     dicom = dicom_options(options)
-    plans = model_plans(folder, options.folds, options.checkpoint)
+    plans = model_plans(folder, options.folds, stored_weights(options.checkpoint, backend))
     spacing = None if options.spacing is None else tuple(options.spacing)
     input_options = InputOptions(spacing, tuple(options.series), tuple(options.suv))
     input_options.check(plans)
@@ -267,11 +303,8 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
 
     from detseg3d.exports.viewers.export import parse_formats
     from detseg3d.inference.load import LoadOptions
-    from detseg3d.inference.predictor import Predictor
     from detseg3d.pipeline.predict import OutputOptions, predict_cases, predict_file
-    from detseg3d.system.device import compute_in, resolve_device
 
-    compute_in(resolve_device(options.device), options.precision)
     load = LoadOptions(
         checkpoint=options.checkpoint,
         device=options.device,
@@ -281,10 +314,12 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         use_operating_point=not options.plan_thresholds,
         build_model=_network_builder(options),
         memory_gb=options.memory_gb,
+        backend=backend,
+        precision=Precision(options.precision),
     )
-    predictor = Predictor.from_model_folder(folder, options.folds, load)
     written = [case.case_id for case in cases]
     if single:
+        predictor = _predictor(options, folder, load)
         for case in cases:
             predict_file(predictor, case, options.output, input_options)
             show(f"wrote the mask {options.output}; a folder after -o also receives instances, boxes and scores")
@@ -299,7 +334,16 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         dicom_is_required=_requested_dicom(options) != [],
         bids_folder=options.bids_out,
     )
-    failures = predict_cases(predictor, cases, options.output, input_options, output)
+    if options.cluster is None:
+        failures = predict_cases(_predictor(options, folder, load), cases, options.output, input_options, output)
+    else:
+        from detseg3d.pipeline.predict_on_cluster import ModelSource, predict_cases_on_cluster
+
+        folds = None if options.folds is None else tuple(options.folds)
+        source = ModelSource(model.absolute(), folds, load, options.precision)
+        resources = network_resources(options.device, options.memory_gb)
+        with opened_run(options, [options.input, model], [options.output], resources) as run:
+            failures = predict_cases_on_cluster(source, cases, options.output, run, input_options, output)
     show(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
     if failures:
         show(f"failed: {', '.join(sorted(failures))}", error=True)
@@ -310,6 +354,16 @@ def _predict(options: argparse.Namespace, folder: Path) -> CommandResult:
         "failed": failed,
     }
     return CommandResult(data, EXIT_FAILURE if failures else EXIT_SUCCESS)
+
+
+def _predictor(options: argparse.Namespace, folder: Path, load: LoadOptions) -> Predictor:
+    """Load the model in this process."""
+    from detseg3d.inference.predictor import Predictor
+    from detseg3d.system.device import compute_in, resolve_device
+
+    if load.backend is Backend.TORCH:
+        compute_in(resolve_device(options.device), options.precision)
+    return Predictor.from_model_folder(folder, options.folds, load)
 
 
 def _requested_dicom(options: argparse.Namespace) -> list[str]:
@@ -350,7 +404,7 @@ def _single_file(options: argparse.Namespace, case_count: int) -> bool:
         )
     given = [
         flag
-        for flag in ("save_probabilities", "save_candidates", "continue_prediction", "also", "bids_out")
+        for flag in ("save_probabilities", "save_candidates", "continue_prediction", "also", "bids_out", "cluster")
         if getattr(options, flag)
     ]
     given += _requested_dicom(options)

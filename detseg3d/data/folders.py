@@ -409,7 +409,10 @@ class FoldFolder:
         return self.weights("best")
 
     def weights(self, checkpoint: str) -> Path:
-        """Return the path of the weights; ``checkpoint`` is ``final`` or ``best``."""
+        """Return the path of the weights.
+
+        ``checkpoint`` is ``final`` or ``best``; or, for exported networks, the name of their format.
+        """
         return self.path / f"model_{checkpoint}.safetensors"
 
     @property

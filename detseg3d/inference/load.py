@@ -10,15 +10,26 @@ from pathlib import Path
 
 import torch
 
+from detseg3d.core.backend import Backend
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.model_identity import ModelIdentity
+from detseg3d.core.precision import Precision
 from detseg3d.data.folders import FoldFolder
+from detseg3d.deploy.network import ExportedNetwork
+from detseg3d.deploy.networks import ExportedFiles
 from detseg3d.evaluation.cross_validation import ShiftSummary
-from detseg3d.inference.model_folder import fold_folders, load_reference, restrict_mirroring, same_network
+from detseg3d.inference.model_folder import (
+    fold_folders,
+    load_reference,
+    restrict_mirroring,
+    same_network,
+    stored_weights,
+)
 from detseg3d.inference.operating_point import PlansInUse, apply_operating_point, weights_digest
 from detseg3d.models.custom import check_network_is_named
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.weights import check_weights, load_weights
+from detseg3d.models.two_stage import TwoStageNetwork
+from detseg3d.models.weights import check_weights, load_weights, open_tensors
 from detseg3d.planning.appearance.training import TrainingAppearance
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system.device import precision_in_use, resolve_device
@@ -49,6 +60,12 @@ class LoadOptions:
         Function from plans to a network, if the model was trained with a network other than DetSeg3D.
     memory_gb : float or None
         Memory in GB that a scan may take, including the scan itself; by default the free memory.
+    backend : Backend
+        Library that runs the networks. Other backends than ``TORCH`` need a model that was exported for them, and a
+        CPU.
+    precision : Precision
+        Number format of exported networks. The networks of PyTorch use that of
+        :func:`~detseg3d.system.device.compute_in`.
     """
 
     checkpoint: str = "final"
@@ -59,6 +76,13 @@ class LoadOptions:
     use_operating_point: bool = True
     build_model: Callable[[Plans], DetSeg3D] = DetSeg3D
     memory_gb: float | None = None
+    backend: Backend = Backend.TORCH
+    precision: Precision = Precision.AUTO
+
+    @property
+    def stored_weights(self) -> str:
+        """Name under which a fold stores the networks; see :func:`~detseg3d.inference.model_folder.stored_weights`."""
+        return stored_weights(self.checkpoint, self.backend)
 
 
 @dataclass(frozen=True)
@@ -67,7 +91,7 @@ class LoadedModel:
 
     Attributes
     ----------
-    networks : list of DetSeg3D
+    networks : list of TwoStageNetwork
         On ``device``.
     plans : Plans
         With the thresholds in use.
@@ -80,7 +104,7 @@ class LoadedModel:
         Name and weights of the model.
     """
 
-    networks: list[DetSeg3D]
+    networks: list[TwoStageNetwork]
     plans: Plans
     device: torch.device
     reference: TrainingAppearance | None
@@ -110,10 +134,12 @@ def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: L
         the folds were trained with different plans, or the plans record a network that ``options`` do not name.
     """
     folder = Path(folder)
-    device = resolve_device(options.device)
-    chosen = fold_folders(folder, folds, options.checkpoint)
+    is_exported = options.backend is not Backend.TORCH
+    device = resolve_device("cpu" if is_exported and options.device is None else options.device)
+    chosen = fold_folders(folder, folds, options.stored_weights)
     plans_of = [load_plans(fold.plans) for fold in chosen]
-    networks, references = [], []
+    networks: list[TwoStageNetwork] = []
+    references = []
     for fold, plans in zip(chosen, plans_of, strict=True):
         if not same_network(plans, plans_of[0]):
             raise DetSeg3DError(
@@ -121,19 +147,21 @@ def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: L
                 file=fold.plans,
                 remedy=f"predict with fewer folds (-f), or train this fold with the plans of {chosen[0].path.name}",
             )
-        networks.append(_load_network(fold, plans, options))
+        load_network = _load_exported if is_exported else _load_network
+        networks.append(load_network(fold, plans, options))
         references.append(load_reference(fold, plans))
     trained_in = sorted({str(plans.training.precision_used or "unknown") for plans in plans_of})
     logger.info(
-        "model: %s, %s; trained in %s, predicts in %s",
+        "model: %s, %s; trained in %s, predicts with %s in %s",
         folder.name,
         ", ".join(fold.path.name for fold in chosen),
         " and ".join(trained_in),
-        precision_in_use(device),
+        options.backend,
+        networks[0].precision if isinstance(networks[0], ExportedNetwork) else precision_in_use(device),
     )
     plans, point = _plans_in_use(folder, chosen, plans_of, options)
     shifts = None if point is None else point.shifts
-    identity = ModelIdentity(plans.dataset_name, _digest([fold.weights(options.checkpoint) for fold in chosen]))
+    identity = ModelIdentity(plans.dataset_name, _digest([fold.weights(options.stored_weights) for fold in chosen]))
     return LoadedModel(networks, plans, device, TrainingAppearance.pooled(references), shifts, identity)
 
 
@@ -154,13 +182,28 @@ def _load_network(fold: FoldFolder, plans: Plans, options: LoadOptions) -> DetSe
     return network
 
 
+def _load_exported(fold: FoldFolder, plans: Plans, options: LoadOptions) -> ExportedNetwork:
+    file = fold.weights(options.stored_weights)
+    try:
+        with open_tensors(file) as stored:
+            arrays = {name: stored.read(name).numpy() for name in stored.entries}
+        files = ExportedFiles.from_arrays(options.backend.network_format, arrays)
+        return ExportedNetwork(plans, files, options.precision, torch.get_num_threads())
+    except DetSeg3DError as error:
+        if error.file is not None:
+            raise
+        raise DetSeg3DError(
+            error.problem, file=file, value=error.value, expected=error.expected, remedy=error.remedy
+        ) from error
+
+
 def _plans_in_use(
     folder: Path, chosen: Sequence[FoldFolder], plans_of: Sequence[Plans], options: LoadOptions
 ) -> PlansInUse:
     """Return the plans of the first fold with the thresholds that are used, and the operating point they come from."""
     used = PlansInUse(restrict_mirroring(plans_of[0], plans_of), None)
     if options.use_operating_point:
-        weights = {fold.path.name: fold.weights(options.checkpoint) for fold in chosen}
+        weights = {fold.path.name: fold.weights(options.stored_weights) for fold in chosen}
         used = apply_operating_point(used.plans, folder, weights, options.use_mirroring)
     given = {"candidate_threshold": options.candidate_threshold, "score_threshold": options.score_threshold}
     changes = {name: value for name, value in given.items() if value is not None}

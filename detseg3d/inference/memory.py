@@ -9,6 +9,7 @@ import torch
 from detseg3d.core.precision import Precision
 from detseg3d.planning.memory import (
     BASE_INFERENCE,
+    IMAGE_BYTES,
     KEPT_OF_THE_OTHER_STAGE,
     LABEL_BYTES,
     NetworkPlan,
@@ -18,18 +19,29 @@ from detseg3d.planning.memory import (
 )
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.sections import InferencePlan
+from detseg3d.planning.slabs import WHOLE, Passes, max_slabs, slab_inference_bytes
 from detseg3d.preprocessing.case import CaseTransform
 from detseg3d.system.device import precision_in_use
 
-__all__ = ["network_bytes", "prediction_bytes"]
+__all__ = ["network_bytes", "prediction_bytes", "slabs_that_fit"]
 
 # For scans 7 and 17 times as large as planned, the measured peak was 1.03 and 0.93 of the formula (float32, one CPU
 # core).
 _MARGIN = 1.1
 
 
+# Copies of the image while it is normalised and resampled, and masks of the body. With slabs, networks may need less
+# than these.
+_IMAGES_WHILE_RESAMPLING = 2
+_BODY_BYTES = 3
+
+
 def prediction_bytes(
-    plans: Plans, transform: CaseTransform, device: torch.device, inference: InferencePlan | None = None
+    plans: Plans,
+    transform: CaseTransform,
+    device: torch.device,
+    inference: InferencePlan | None = None,
+    passes: Passes = WHOLE,
 ) -> float:
     """Estimate the peak memory of predicting a scan, in bytes, not counting the scan itself.
 
@@ -45,6 +57,8 @@ def prediction_bytes(
         An accelerator holds the feature maps in its own memory, and raises an error if that memory is exhausted.
     inference : InferencePlan, optional
         Section that decides the limit of candidates; by default the section of ``plans``.
+    passes : Passes
+        Number of slabs in which Stage 1 runs; by default 1.
 
     Returns
     -------
@@ -58,11 +72,57 @@ def prediction_bytes(
     if device.type != "cpu":
         _, outlines = _stage2_bytes(plans, candidates, precision)
         return _MARGIN * (fine * (plans.num_channels * 4 + LABEL_BYTES) + masks + outlines)
-    shape = [math.ceil(n / scale - 1e-6) for n, scale in zip(transform.fine_shape, plans.detection_scale, strict=True)]
-    return _MARGIN * (network_bytes(plans, Region(shape, fine), candidates, precision) + max(0, masks))
+    region = Region(_detection_shape(plans, transform), fine)
+    needed = network_bytes(plans, region, candidates, precision, passes) + max(0, masks)
+    if passes.slabs > 1:
+        voxels = max(fine, math.prod(transform.crop_shape))
+        images = _IMAGES_WHILE_RESAMPLING * voxels * plans.num_channels * IMAGE_BYTES
+        needed = max(needed, images + original * _BODY_BYTES)
+    return _MARGIN * needed
 
 
-def network_bytes(plans: Plans, region: Region, candidates: int, precision: Precision) -> float:
+def slabs_that_fit(
+    plans: Plans,
+    transform: CaseTransform,
+    device: torch.device,
+    limit: float | None,
+    inference: InferencePlan | None = None,
+    several_passes: bool = True,
+) -> int:
+    """Return the smallest number of slabs with which predicting a scan needs at most ``limit`` bytes.
+
+    Parameters
+    ----------
+    plans, transform, device, inference
+        As for :func:`prediction_bytes`.
+    limit : float or None
+        Memory in bytes, without the scan itself; ``None`` for no limit.
+    several_passes : bool
+        True for several networks or mirrored copies.
+
+    Returns
+    -------
+    int
+        1 if no slabs are needed. If no number of slabs is enough, the number that needs the least memory.
+    """
+    needs = {1: prediction_bytes(plans, transform, device, inference)}
+    # An accelerator holds the feature maps in its own memory.
+    if limit is None or needs[1] <= limit or device.type != "cpu":
+        return 1
+    for slabs in range(2, max_slabs(plans.stage1, _detection_shape(plans, transform)) + 1):
+        needs[slabs] = prediction_bytes(plans, transform, device, inference, Passes(slabs, several_passes))
+        if needs[slabs] <= limit:
+            return slabs
+    return min(needs, key=lambda slabs: needs[slabs])
+
+
+def _detection_shape(plans: Plans, transform: CaseTransform) -> tuple[int, ...]:
+    """Return the voxels ``(z, y, x)`` of a scan on the detection grid."""
+    scales = plans.detection_scale
+    return tuple(math.ceil(n / scale - 1e-6) for n, scale in zip(transform.fine_shape, scales, strict=True))
+
+
+def network_bytes(plans: Plans, region: Region, candidates: int, precision: Precision, passes: Passes = WHOLE) -> float:
     """Estimate the peak memory of both stages on a whole volume, in bytes, not counting the volume itself.
 
     Parameters
@@ -74,13 +134,18 @@ def network_bytes(plans: Plans, region: Region, candidates: int, precision: Prec
         Number of candidates that Stage 2 segments.
     precision : Precision
         Precision of the feature maps.
+    passes : Passes
+        Number of slabs in which Stage 1 runs; by default 1.
 
     Returns
     -------
     float
     """
     maps, outlines = _stage2_bytes(plans, candidates, precision)
-    smaller, larger = sorted((inference_bytes(NetworkPlan.of(plans, precision), region), maps))
+    network = NetworkPlan.of(plans, precision)
+    in_slabs = passes.slabs > 1
+    stage1 = slab_inference_bytes(network, region, passes) if in_slabs else inference_bytes(network, region)
+    smaller, larger = sorted((stage1, maps))
     return BASE_INFERENCE + larger + KEPT_OF_THE_OTHER_STAGE * smaller + outlines
 
 

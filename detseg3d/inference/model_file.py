@@ -7,6 +7,9 @@ files of the model folder under their own names (``fold_0/plans.json``, ``operat
 The file may come from anybody. The length of its header is limited. Its plans are checked before a network is
 described. Its tensors are compared with this network before they are read into memory. Nothing in the file is run as
 code.
+
+A file for another backend has the same documents. Instead of weights, each fold has its networks as bytes
+(:mod:`detseg3d.deploy.networks`), named ``fold_0/stage1.onnx`` and so on.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -27,10 +31,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from detseg3d.core.backend import Backend, NetworkFormat
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.version import __version__
-from detseg3d.data.folders import FoldFolder
+from detseg3d.data.folders import FoldFolder, ModelFolder
 from detseg3d.data.roots import check_dataset_name
+from detseg3d.deploy.networks import ExportedFiles
+from detseg3d.inference.model_folder import stored_weights
 from detseg3d.inference.operating_point import load_operating_point, save_operating_point, weights_digest
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.weights import (
@@ -53,6 +60,7 @@ __all__ = [
     "ModelDescription",
     "check_model_name",
     "is_model_document",
+    "model_backend",
     "model_checksum",
     "opened_model",
     "unpack_model",
@@ -88,6 +96,8 @@ class ModelDescription(BaseModel):
         ``DatasetXXX_Name``.
     made_with : str
         Version of DetSeg3D.
+    networks : {"detseg3d", "openvino", "onnx"}
+        Format of the networks.
     sha256 : str
         Checksum of all documents and tensors, hexadecimal. It finds damage. It does not prove who made the file.
     """
@@ -98,7 +108,13 @@ class ModelDescription(BaseModel):
     version: Literal[1] = _FORMAT_VERSION
     name: str
     made_with: Annotated[str, Field(max_length=100)]
+    networks: Literal["detseg3d", "openvino", "onnx"] = "detseg3d"
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    @property
+    def network_format(self) -> NetworkFormat:
+        """Format of the networks."""
+        return NetworkFormat(self.networks)
 
 
 def is_model_document(name: str) -> bool:
@@ -138,7 +154,13 @@ def check_model_name(name: str) -> str:
 # -- Writing -----------------------------------------------------------------------------------------------------------
 
 
-def write_model(path: Path, name: str, documents: Mapping[str, str], weights: Mapping[str, Path]) -> ModelDescription:
+def write_model(
+    path: Path,
+    name: str,
+    documents: Mapping[str, str],
+    weights: Mapping[str, Path],
+    network_format: NetworkFormat = NetworkFormat.DETSEG3D,
+) -> ModelDescription:
     """Write a model as one file, atomically. Equal models give equal files, byte for byte.
 
     The weights of all folds are in memory together.
@@ -151,7 +173,9 @@ def write_model(path: Path, name: str, documents: Mapping[str, str], weights: Ma
     documents : mapping of str to str
         Text of the JSON documents, by their names relative to the model folder.
     weights : mapping of str to Path
-        Weights file of each fold, by the name of its folder.
+        Weights file of each fold, by the name of its folder. For another format, its exported networks
+        (:meth:`~detseg3d.deploy.networks.ExportedFiles.to_arrays`) in a safetensors file.
+    network_format : NetworkFormat, optional
 
     Returns
     -------
@@ -168,7 +192,10 @@ def write_model(path: Path, name: str, documents: Mapping[str, str], weights: Ma
         with open_tensors(file) as stored:
             tensors |= {f"{fold}/{tensor}": stored.read(tensor) for tensor in stored.entries}
     description = ModelDescription(
-        name=check_model_name(name), made_with=__version__, sha256=model_checksum(documents, tensors.items())
+        name=check_model_name(name),
+        made_with=__version__,
+        networks=network_format.value,
+        sha256=model_checksum(documents, tensors.items()),
     )
     metadata = {**documents, _DESCRIPTION: description.model_dump_json()}
     size = sum(len(json.dumps(text)) for text in metadata.values())
@@ -262,18 +289,22 @@ def unpack_model(path: Path, folder: Path, build_model: Callable[[Plans], DetSeg
         description = _read_description(file)
         documents = {name: text for name, text in file.metadata.items() if name != _DESCRIPTION}
         folds = _split_by_fold(file)
+        unpack_fold = partial(_unpack_fold, build_model=build_model)
+        if description.network_format is not NetworkFormat.DETSEG3D:
+            unpack_fold = partial(_unpack_networks, network_format=description.network_format)
         _check_documents(documents, folds, path)
         _check_space(path, folder)
         for name, text in documents.items():
             write_text(text, folder.joinpath(*name.split("/")))
         digest = _digest_of(documents)
         for fold, entries in folds.items():  # sorted, as the checksum needs them; one fold at a time is in memory
-            tensors = _unpack_fold(file, fold, entries, folder, build_model)
+            tensors = unpack_fold(file, fold, entries, folder)
             _add_tensors(digest, ((f"{fold}/{name}", tensor) for name, tensor in tensors.items()))
     if digest.hexdigest() != description.sha256:
         raise _refused(path, "its checksum is wrong: the file was changed or damaged")
     try:
-        _renew_digests(folder, list(folds))
+        stored = stored_weights("final", Backend.of(description.network_format))
+        _renew_digests(folder, list(folds), stored)
     except DetSeg3DError as error:
         raise _refused(path, f"operating_point.json: {error.problem}", error.value, error.expected) from error
     return description
@@ -310,6 +341,52 @@ def opened_model(path: str | Path, build_model: Callable[[Plans], DetSeg3D] = De
         description = unpack_model(path, unpacked, build_model)
         named = unpacked.rename(Path(temporary) / description.name)
         yield named
+
+
+def model_backend(path: str | Path, wanted: Backend | None = None) -> Backend:
+    """Return the backend that can run the networks of a model.
+
+    Parameters
+    ----------
+    path : path
+        A model folder, or a file that ``detseg3d_export_model`` wrote.
+    wanted : Backend, optional
+        Backend that the user named.
+
+    Returns
+    -------
+    Backend
+        ``TORCH`` for a folder with trained weights or without any networks.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the model has no networks for ``wanted``, or ``path`` is a file that is not a model file.
+    """
+    path = Path(path)
+    if path.is_file():
+        _check_kind(path)
+        with open_tensors(path, MAX_MODEL_HEADER_BYTES) as file:
+            held = [Backend.of(_read_description(file).network_format)]
+    else:
+        folds = ModelFolder(path).folds()
+        kinds = {backend: {stored_weights(kind, backend) for kind in ("final", "best")} for backend in Backend}
+        held = [
+            backend
+            for backend, names in kinds.items()
+            if any(fold.weights(name).is_file() for name in names for fold in folds)
+        ]
+    if wanted is None:
+        return held[0] if held else Backend.TORCH
+    if held and wanted not in held:
+        raise DetSeg3DError(
+            f"the model has no networks for the backend {wanted}",
+            file=path,
+            value=f"networks for {' and '.join(held)}",
+            remedy=f"predict with --backend {held[0]}, or export the trained model with detseg3d_export_model "
+            f"--format {wanted.network_format}",
+        )
+    return wanted
 
 
 def _check_kind(path: Path) -> None:
@@ -433,7 +510,32 @@ def _unpack_fold(
     return tensors
 
 
-def _renew_digests(folder: Path, folds: Iterable[str]) -> None:
+def _unpack_networks(
+    file: TensorFile,
+    fold: str,
+    entries: Mapping[str, TensorEntry],
+    folder: Path,
+    network_format: NetworkFormat,
+) -> dict[str, torch.Tensor]:
+    """Check the exported networks of a fold, write them into its folder, and return them as tensors of bytes.
+
+    The backend parses them when they are loaded. They are then compared with the plans.
+    """
+    own = FoldFolder(folder / fold)
+    try:
+        plans = load_plans(own.plans)
+        if any(entry.dtype != "U8" for entry in entries.values()):
+            raise DetSeg3DError("a file of an exported network is not an array of bytes")
+        arrays = {name: file.read(f"{fold}/{name}").numpy() for name in entries}
+        ExportedFiles.from_arrays(network_format, arrays)
+    except DetSeg3DError as error:
+        raise _refused(file.path, f"{fold}: {error.problem}", error.value, error.expected) from error
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    save_tensors(tensors, own.weights(network_format), {"dataset": plans.dataset_name})
+    return tensors
+
+
+def _renew_digests(folder: Path, folds: Iterable[str], stored: str) -> None:
     """Store the digests of the unpacked weights files in the operating point.
 
     The export has checked that the operating point was chosen with these weights. Another version of the safetensors
@@ -442,6 +544,7 @@ def _renew_digests(folder: Path, folds: Iterable[str]) -> None:
     point = load_operating_point(folder)
     if point is None:
         return
-    digests = {fold: weights_digest(FoldFolder(folder / fold).final_weights) for fold in folds if fold in point.weights}
+    chosen = [fold for fold in folds if fold in point.weights]
+    digests = {fold: weights_digest(FoldFolder(folder / fold).weights(stored)) for fold in chosen}
     if any(point.weights[fold] != digest for fold, digest in digests.items()):
         save_operating_point(point.model_copy(update={"weights": {**point.weights, **digests}}), folder)

@@ -27,19 +27,20 @@ from detseg3d.inference.candidates import Candidates, loose_suppression
 from detseg3d.inference.expectation import Expectation, expect_recall
 from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.load import LoadOptions, load_model
-from detseg3d.inference.memory import prediction_bytes
+from detseg3d.inference.memory import prediction_bytes, slabs_that_fit
 from detseg3d.inference.result import Prediction, describe_case
-from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.ensemble import DetectOptions, GridImages, detect, segment_rois
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
+from detseg3d.models.two_stage import TwoStageNetwork
 from detseg3d.planning.appearance.comparison import Similarity
 from detseg3d.planning.appearance.scan import measure_appearance
 from detseg3d.planning.appearance.training import TrainingAppearance
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.sections import InferencePlan
+from detseg3d.planning.slabs import Passes
 from detseg3d.preprocessing.case import CaseTransform, check_scan, preprocess_case
-from detseg3d.system.memory import require_memory
+from detseg3d.system.memory import memory_limit, require_memory
 
 __all__ = ["Predictor"]
 
@@ -53,7 +54,7 @@ class Predictor:
 
     Parameters
     ----------
-    models : sequence of DetSeg3D
+    models : sequence of TwoStageNetwork
         Networks with equal plans. They are put into evaluation mode and moved to ``device``.
     plans : Plans
         The section ``inference`` holds the thresholds that are used.
@@ -82,7 +83,7 @@ class Predictor:
 
     def __init__(
         self,
-        models: Sequence[DetSeg3D],
+        models: Sequence[TwoStageNetwork],
         plans: Plans,
         device: torch.device,
         use_mirroring: bool = True,
@@ -91,7 +92,7 @@ class Predictor:
     ) -> None:
         if not models:
             raise ValueError("a predictor needs at least one model")
-        self.models = [model.to(device).eval() for model in models]
+        self.models = [model.ready_on(device) for model in models]
         self.plans = plans
         self.device = device
         self.mirror_axes = plans.inference.mirror_axes if use_mirroring else ()
@@ -289,16 +290,20 @@ class Predictor:
             logger.info("components of the dense map from %g mm³ become candidates", inference.dense_minimum_mm3)
         if loose:
             inference = loose_suppression(inference)
-        case = preprocess_case(
-            images, geometry.spacing, self.plans, admit=lambda transform: self._admit(transform, inference)
-        )
+        slabs = 1
+
+        def admit(transform: CaseTransform) -> None:
+            nonlocal slabs
+            slabs = self._admit(transform, inference)
+
+        case = preprocess_case(images, geometry.spacing, self.plans, admit=admit)
         for channel in case.degenerate:
             name = self.plans.channel_names[channel.channel]
             logger.warning("channel %s carries no information after normalisation: %s", name, channel.reason)
         image, transform = torch.from_numpy(case.image), case.transform
         del case
         limit = inference.candidate_limit(transform.fine_volume)
-        output = detect(self.models, image, self._detect_options(inference, limit))
+        output = detect(self.models, image, replace(self._detect_options(inference, limit), slabs=slabs))
         del image
         # RoIs are pasted on the grid of the input directly, so a mask is interpolated once and not twice.
         placed = [
@@ -317,16 +322,31 @@ class Predictor:
         members = output.rois.members
         return candidates if members is None else candidates.of_several(members, self.plans.inference)
 
-    def _admit(self, transform: CaseTransform, inference: InferencePlan) -> None:
-        """Raise an error if a scan, which has been read, is too large for the memory on the fine grid."""
+    def _admit(self, transform: CaseTransform, inference: InferencePlan) -> int:
+        """Return in how many slabs Stage 1 must run so that a scan, which has been read, fits into the memory.
+
+        Raises
+        ------
+        DetSeg3DError
+            If the scan does not even fit in slabs, or needs slabs but the networks cannot run in slabs.
+        """
         in_memory = math.prod(transform.original_shape) * self.plans.num_channels * 4
-        needed = prediction_bytes(self.plans, transform, self.device, inference)
+        slabs, several = 1, len(self.models) > 1 or len(self.mirror_axes) > 0
+        if all(model.runs_in_slabs for model in self.models):
+            limit = memory_limit(self.memory_gb)
+            if limit is not None and self.memory_gb is not None:
+                limit -= in_memory
+            slabs = slabs_that_fit(self.plans, transform, self.device, limit, inference, several)
+        needed = prediction_bytes(self.plans, transform, self.device, inference, Passes(slabs, several))
         require_memory(
             needed if self.memory_gb is None else needed + in_memory,
             f"predicting this scan, {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid,",
             allowed_gb=self.memory_gb,
             remedy=_TOO_LARGE,
         )
+        if slabs > 1:
+            logger.info("the scan is large for the memory, so Stage 1 runs in %d slabs, which takes longer", slabs)
+        return slabs
 
     def _admit_file(self, image: ImageSource) -> None:
         """Raise an error if a scan is too large to be read. DICOM folders are not checked, to save time."""

@@ -7,29 +7,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from detseg3d.core.boxes import as_boxes
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.roi import box_indicator, crop_features, crop_rois, inside_volume
-from detseg3d.core.tiles import tile_boxes
+from detseg3d.core.roi import inside_volume
 from detseg3d.models.ensemble import DetectOptions, TwoStageOutput, detect
-from detseg3d.models.merging.components import ComponentRule, DenseComponents
 from detseg3d.models.merging.decode import Detections, decode, dense_levels, suppression_of
 from detseg3d.models.merging.merge import merge_rois, roi_info
 from detseg3d.models.networks.blocks import Conv3d
 from detseg3d.models.networks.detector import Detector, DetectorOutput
 from detseg3d.models.networks.segmenter import Segmenter, SegmenterOutput
+from detseg3d.models.networks.slabs import detect_in_slabs, runs_in_slabs
 from detseg3d.models.objectives.dense import DenseTargets, dense_loss, dense_targets
 from detseg3d.models.objectives.losses import detection_losses, roi_mask_loss, roi_score_loss
 from detseg3d.models.objectives.roi_batch import RoiBatch, instance_crops
 from detseg3d.models.objectives.roi_sampling import RoiRule, RoiSample, sample_boxes
 from detseg3d.models.objectives.targets import VolumeTargets, assign_levels, level_targets
+from detseg3d.models.two_stage import TwoStageNetwork
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.rois import rois_of_window
-from detseg3d.planning.sections import InferencePlan
 
 __all__ = ["DetSeg3D", "Losses"]
 
@@ -68,7 +65,7 @@ class Losses(NamedTuple):
         return detection + mask_loss_weight * self.segmentation + score_loss_weight * self.roi_score
 
 
-class DetSeg3D(nn.Module):
+class DetSeg3D(nn.Module, TwoStageNetwork):
     """The two-stage network of a plan.
 
     Parameters
@@ -94,96 +91,36 @@ class DetSeg3D(nn.Module):
         features = plans.stage2.feature_channels
         self.project = Conv3d(plans.stage1.fpn_channels, features, 1) if features else None
         self.segmenter = Segmenter(plans.stage2, plans.num_channels, plans.num_classes, plans.stage1.channels[-1])
-        self.minimum_extent = tuple(
-            extent / spacing for extent, spacing in zip(plans.roi.minimum_extent, plans.fine_spacing, strict=True)
-        )
-        self.cell_sizes = plans.cell_sizes()
         # Channels-last makes bfloat16 convolutions 2 to 4 times as fast on a CPU (docs/concepts).
         self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
+    def ready_on(self, device: torch.device) -> DetSeg3D:
+        """Move the network to ``device`` and put it into evaluation mode; return it."""
+        return self.to(device).eval()
+
     # -- Stage 1 ------------------------------------------------------------------------------------------------
-
-    def to_detection_grid(self, image: torch.Tensor) -> torch.Tensor:
-        """Resample ``(B, C, Z, Y, X)`` from the fine to the detection grid and pad it to the total stride.
-
-        The padding is at the end of each axis. It is zero, the mean of a normalised channel.
-        """
-        scale = self.plans.detection_scale
-        if any(abs(s - 1) > 1e-6 for s in scale):
-            shape = [max(1, math.ceil(n / s - 1e-6)) for n, s in zip(image.shape[2:], scale, strict=True)]
-            end = [n * s for n, s in zip(shape, scale, strict=True)]
-            size = (shape[0], shape[1], shape[2])
-            # The fine volume is cropped as one RoI that shows all of it.
-            image = torch.stack([crop_rois(volume, [[0, 0, 0, *end]], size)[0] for volume in image])
-        return self.pad_to_stride(image)
-
-    def pad_to_stride(self, image: torch.Tensor) -> torch.Tensor:
-        """Pad ``(B, C, Z, Y, X)`` with zeros at the end of each axis, to the total stride of the detector."""
-        padding: list[int] = []
-        for length, stride in zip(reversed(image.shape[2:]), reversed(self.detector.total_stride), strict=True):
-            padding += [0, -length % stride]
-        return nn.functional.pad(image, padding) if any(padding) else image
 
     def detect(self, image: torch.Tensor) -> DetectorOutput:
         """Run Stage 1 on ``(B, C, Z, Y, X)`` on the detection grid, padded (:meth:`to_detection_grid`)."""
         output: DetectorOutput = self.detector(image)
         return output
 
+    @property
+    def runs_in_slabs(self) -> bool:
+        """False if a subclass changes Stage 1, because its layers may then need more than a slab of their input."""
+        return type(self).detect is DetSeg3D.detect and runs_in_slabs(self.detector)
+
+    def detect_in_slabs(self, image: torch.Tensor, slabs: int) -> DetectorOutput:
+        """Run Stage 1 in slabs; see :func:`detseg3d.models.networks.slabs.detect_in_slabs`."""
+        if not self.runs_in_slabs:
+            return super().detect_in_slabs(image, slabs)
+        return detect_in_slabs(self.detector, image, slabs)
+
     def roi_features(self, features: torch.Tensor) -> torch.Tensor | None:
         """Project features ``(B, F, z, y, x)`` of Stage 1 for Stage 2; ``None`` if the plan shares no features."""
         return None if self.project is None else self.project(features)
 
-    def dense_components(
-        self, probability: torch.Tensor, shape: Sequence[int], inference: InferencePlan
-    ) -> DenseComponents:
-        """Find the components of the dense map that may become candidates.
-
-        Parameters
-        ----------
-        probability : Tensor of float32, shape ``(K, z, y, x)``
-            On the CPU.
-        shape : sequence of 3 ints
-            Shape ``(z, y, x)`` of the volume on the fine grid.
-        inference : InferencePlan
-            Threshold and smallest volume of the components.
-
-        Returns
-        -------
-        DenseComponents
-            None if the plan asks for no components.
-        """
-        minimum = inference.dense_minimum_mm3
-        return DenseComponents.none() if minimum is None else self._components_from(minimum, probability, shape)
-
-    def _components_from(self, minimum_mm3: float, probability: torch.Tensor, shape: Sequence[int]) -> DenseComponents:
-        rule = ComponentRule(self.plans.inference.dense_threshold, minimum_mm3 / math.prod(self.plans.fine_spacing))
-        return DenseComponents.find(probability, self.cell_sizes[self.plans.stage1.dense_level], shape, rule)
-
     # -- Stage 2 ------------------------------------------------------------------------------------------------
-
-    def crop_inputs(self, image: torch.Tensor, boxes: npt.ArrayLike, rois: npt.ArrayLike) -> torch.Tensor:
-        """Crop one fine volume ``(C, Z, Y, X)`` to RoIs and append the box indicator.
-
-        Parameters
-        ----------
-        image : Tensor, shape ``(C, Z, Y, X)``
-        boxes, rois : array_like, shape ``(N, 6)``
-            Boxes and their RoIs in fine voxel edges.
-
-        Returns
-        -------
-        Tensor, shape ``(N, C + 1, z, y, x)``
-            ``z y x`` is the RoI size of the plan.
-        """
-        size = self.plans.roi.size
-        crops = crop_rois(image, rois, size)
-        return torch.cat([crops, box_indicator(boxes, rois, size).to(crops)], dim=1)
-
-    def crop_features(self, features: torch.Tensor, rois: npt.ArrayLike) -> torch.Tensor:
-        """Crop the features of one volume, ``(F, z, y, x)`` from :meth:`roi_features`, to RoIs in fine voxel edges."""
-        cells = as_boxes(rois) / np.tile(np.asarray(self.cell_sizes[0]), 2)
-        size = self.segmenter.feature_size(self.plans.roi.size)
-        return crop_features(features, torch.from_numpy(cells.astype(np.float32)), size)
 
     def segment(
         self,
@@ -322,7 +259,7 @@ class DetSeg3D(nn.Module):
             # Boxes that are too weak for a hard negative do not cover a component. So Stage 2 learns to judge
             # components that have no box of Stage 1.
             probability = output.dense[volume].float().sigmoid().cpu()
-            components = self._components_from(smallest, probability, shape)
+            components = self.components_from(smallest, probability, shape)
             strong = proposals[proposals.scores >= training.hard_negative_threshold]
             proposals = Detections.joined([proposals, components.select(~components.covered_by(strong)).detections])
             proposals = proposals[np.argsort(-proposals.scores, kind="stable")]
@@ -334,11 +271,6 @@ class DetSeg3D(nn.Module):
             training.positive_roi_fraction,
         )
         return sample_boxes(target, proposals, rule, random)
-
-    def tiles(self, boxes: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
-        """Return the RoIs of boxes by the plan's rule; see :func:`detseg3d.core.tiles.tile_boxes`."""
-        roi = self.plans.roi
-        return tile_boxes(boxes, roi.margin, self.minimum_extent, roi.size, roi.max_scale)
 
     def _crop_batch(
         self,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +34,10 @@ from detseg3d.models.merging.decode import (
 from detseg3d.models.merging.paste import RoiPrediction, rois_of
 from detseg3d.models.merging.scores import CandidateScores
 from detseg3d.models.networks.detector import DetectorOutput
+from detseg3d.models.two_stage import TwoStageNetwork
 from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.device import autocast, autocast_dtype
 from detseg3d.system.memory import require_memory
-
-if TYPE_CHECKING:
-    from detseg3d.models.detseg import DetSeg3D
 
 __all__ = [
     "DetectOptions",
@@ -78,12 +76,15 @@ class DetectOptions:
         Device of the networks; the CPU by default.
     limit : int or None
         Largest number of candidates. By default the plan decides by the volume of the image.
+    slabs : int
+        Number of slabs in which Stage 1 runs; 1 for the whole volume. The networks must be able to run in slabs.
     """
 
     inference: InferencePlan
     mirror_axes: tuple[int, ...] = ()
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     limit: int | None = None
+    slabs: int = 1
 
     @property
     def roi_mirror_axes(self) -> tuple[int, ...]:
@@ -109,7 +110,7 @@ class GridImages(NamedTuple):
     detection: torch.Tensor
 
     @classmethod
-    def of(cls, model: DetSeg3D, image: torch.Tensor, device: torch.device) -> GridImages:
+    def of(cls, model: TwoStageNetwork, image: torch.Tensor, device: torch.device) -> GridImages:
         """Resample a fine volume ``(C, Z, Y, X)`` to the detection grid of ``model``, on ``device``."""
         return cls(image, model.to_detection_grid(image[None]).to(device))
 
@@ -149,7 +150,7 @@ class RoiInputs(NamedTuple):
     @classmethod
     def of(
         cls,
-        model: DetSeg3D,
+        model: TwoStageNetwork,
         output: DetectorOutput,
         axes: Sequence[int],
         device: torch.device,
@@ -251,14 +252,14 @@ class TwoStageOutput:
 
 
 @torch.no_grad()
-def detect(models: Sequence[DetSeg3D], image: torch.Tensor, options: DetectOptions) -> TwoStageOutput:
+def detect(models: Sequence[TwoStageNetwork], image: torch.Tensor, options: DetectOptions) -> TwoStageOutput:
     """Run both stages on one volume.
 
     Stage 1 is averaged before it is decoded, and the RoI masks of Stage 2 are averaged after that.
 
     Parameters
     ----------
-    models : sequence of DetSeg3D
+    models : sequence of TwoStageNetwork
         Networks with equal plans, in evaluation mode, on ``options.device``.
     image : Tensor of float32, shape ``(C, Z, Y, X)``
         Normalised, on the fine grid.
@@ -303,7 +304,7 @@ def detect(models: Sequence[DetSeg3D], image: torch.Tensor, options: DetectOptio
     return TwoStageOutput(both[best_first], rois.select(best_first), highest)
 
 
-def _large_boxes(models: Sequence[DetSeg3D], images: GridImages, options: DetectOptions) -> Detections:
+def _large_boxes(models: Sequence[TwoStageNetwork], images: GridImages, options: DetectOptions) -> Detections:
     """Run Stage 1 on the volume at half resolution, and return the boxes above the size of the plan.
 
     At half resolution, the detector sees a lesion twice as large as those of the training in the usual size.
@@ -314,7 +315,9 @@ def _large_boxes(models: Sequence[DetSeg3D], images: GridImages, options: Detect
         return Detections.none()
     coarse = model.pad_to_stride(functional.avg_pool3d(images.detection, factor))
     cell_sizes = [[n * by for n, by in zip(cell, factor, strict=True)] for cell in model.cell_sizes]
-    levels = average_dense(models, coarse, options).levels
+    # The maps are smaller by the factor, so fewer slabs have the same size.
+    slabs = math.ceil(options.slabs / math.prod(factor))
+    levels = average_dense(models, coarse, replace(options, slabs=slabs)).levels
     peaks = boxes_of_peaks(levels, cell_sizes, images.fine.shape[1:], options.inference.candidate_threshold)
     edges = box_sizes(peaks.boxes) * np.asarray(model.plans.fine_spacing)
     return peaks[(edges > np.asarray(size)).any(axis=1)]
@@ -360,7 +363,7 @@ def flip_dense(level: DenseLevel, axes: Sequence[int]) -> DenseLevel:
 
 @torch.no_grad()
 def average_dense(
-    models: Sequence[DetSeg3D],
+    models: Sequence[TwoStageNetwork],
     image: torch.Tensor,
     options: DetectOptions,
     kept_passes: KeptPasses | None = None,
@@ -369,7 +372,7 @@ def average_dense(
 
     Parameters
     ----------
-    models : sequence of DetSeg3D
+    models : sequence of TwoStageNetwork
         Networks with equal plans, in evaluation mode, on ``options.device``.
     image : Tensor, shape ``(1, C, z, y, x)``
         On the detection grid, padded, on ``options.device``.
@@ -393,7 +396,7 @@ def average_dense(
     dense: torch.Tensor | None = None
     for number, model in enumerate(models):
         for axes in flips:
-            output = _detect_flipped(model, image, axes, options.device)
+            output = _detect_flipped(model, image, axes, options)
             levels = [flip_dense(level, axes) for level in dense_levels(output.levels, 0)]
             if kept_passes is not None and axes in flip_combinations(options.roi_mirror_axes):
                 members = levels if len(models) > 1 else []
@@ -421,7 +424,7 @@ def average_dense(
 
 @torch.no_grad()
 def segment_rois(
-    models: Sequence[DetSeg3D],
+    models: Sequence[TwoStageNetwork],
     images: GridImages,
     candidates: Detections,
     options: DetectOptions,
@@ -437,7 +440,7 @@ def segment_rois(
 
     Parameters
     ----------
-    models : sequence of DetSeg3D
+    models : sequence of TwoStageNetwork
     images : GridImages
     candidates : Detections
         Boxes on the fine grid.
@@ -540,14 +543,14 @@ def highest_near(
 
 
 def _check_finite(
-    outputs: Sequence[torch.Tensor], models: Sequence[DetSeg3D], image: torch.Tensor, device: torch.device
+    outputs: Sequence[torch.Tensor], models: Sequence[TwoStageNetwork], image: torch.Tensor, device: torch.device
 ) -> None:
     """Raise an error if a network overflowed. NaN reaches no threshold, so the scan would pass for healthy."""
     if all(bool(torch.isfinite(output).all()) for output in outputs):
         return
     dtype = autocast_dtype(device) or torch.float32
     intensity = float(image.abs().max())
-    modules = [model for model in models if isinstance(model, nn.Module)]
+    modules = [model for model in models if isinstance(model, nn.Module)]  # exported networks show no weights
     weight = max((float(weights.abs().max()) for module in modules for weights in module.parameters()), default=0.0)
     if weight > _LARGE_WEIGHT:
         remedy = "train again or use another model, because the weights are too large"
@@ -570,25 +573,25 @@ def _slices(count: int, batch: int) -> Iterator[slice]:
 
 
 def _detect_flipped(
-    model: DetSeg3D, detection_image: torch.Tensor, axes: Sequence[int], device: torch.device
+    model: TwoStageNetwork, detection_image: torch.Tensor, axes: Sequence[int], options: DetectOptions
 ) -> DetectorOutput:
     """Run Stage 1 on the volume flipped along ``axes``."""
-    dims = [axis + 2 for axis in axes]
-    with autocast(device):
-        return model.detect(detection_image.flip(dims) if axes else detection_image)
+    image = detection_image.flip([axis + 2 for axis in axes]) if axes else detection_image
+    with autocast(options.device):
+        return model.detect(image) if options.slabs == 1 else model.detect_in_slabs(image, options.slabs)
 
 
 def _roi_inputs(
-    model: DetSeg3D, image: torch.Tensor, axes: tuple[int, ...], options: DetectOptions, with_probabilities: bool
+    model: TwoStageNetwork, image: torch.Tensor, axes: tuple[int, ...], options: DetectOptions, with_probabilities: bool
 ) -> RoiInputs:
     """Run Stage 1 on the volume flipped along ``axes``, and return the inputs of Stage 2."""
-    output = _detect_flipped(model, image, axes, options.device)
+    output = _detect_flipped(model, image, axes, options)
     levels = [flip_dense(level, axes) for level in dense_levels(output.levels, 0)] if with_probabilities else []
     return RoiInputs.of(model, output, axes, options.device, levels)
 
 
 def _segment_flipped(
-    model: DetSeg3D,
+    model: TwoStageNetwork,
     crops: torch.Tensor,
     inputs: RoiInputs,
     rois: npt.NDArray[Any],

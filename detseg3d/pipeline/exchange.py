@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from detseg3d.core.backend import Backend, NetworkFormat
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import read_description
-from detseg3d.data.folders import ModelFolder
+from detseg3d.data.folders import FoldFolder, ModelFolder
 from detseg3d.inference.model_file import (
     MODEL_ENDING,
     ModelDescription,
@@ -26,10 +29,10 @@ from detseg3d.inference.model_file import (
     unpack_model,
     write_model,
 )
-from detseg3d.inference.model_folder import fold_folders, load_reference, same_network
+from detseg3d.inference.model_folder import fold_folders, load_reference, same_network, stored_weights
 from detseg3d.inference.operating_point import load_operating_point, weights_digest
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.weights import check_weights, load_weights
+from detseg3d.models.weights import check_weights, load_weights, save_tensors
 from detseg3d.planning.fingerprint import FINGERPRINT_VERSION
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system.files import remove_stale, replace_folder, temporary_beside
@@ -71,7 +74,10 @@ class ExportedModel:
 
 
 def export_model(
-    model_folder: str | Path, output: str | Path, folds: Sequence[str | int] | None = None
+    model_folder: str | Path,
+    output: str | Path,
+    folds: Sequence[str | int] | None = None,
+    network_format: NetworkFormat = NetworkFormat.DETSEG3D,
 ) -> ExportedModel:
     """Write a trained model as one file.
 
@@ -83,6 +89,8 @@ def export_model(
         The model file, ``.safetensors``. An earlier file is replaced.
     folds : sequence of str or int, optional
         Names of the folds; by default all numbered folds, or ``all`` if no other fold was trained.
+    network_format : NetworkFormat, optional
+        Format of the networks. Networks for another backend are compared with PyTorch before they are written.
 
     Returns
     -------
@@ -92,7 +100,8 @@ def export_model(
     ------
     DetSeg3DError
         If the model is not complete: a fold or its weights are missing, the weights do not fit their plans, the plans
-        of the folds give different networks, or the operating point was chosen with other weights.
+        of the folds give different networks, or the operating point was chosen with other weights. For another backend
+        also for the reasons of :func:`~detseg3d.deploy.export.export_network`.
     """
     folder, output = Path(model_folder), Path(output)
     if output.suffix.lower() != MODEL_ENDING:
@@ -115,9 +124,37 @@ def export_model(
         if file.is_file():
             contents[file] = _without_cases(file, entries)
     documents = {file.relative_to(folder).as_posix(): _json_text(file, data) for file, data in contents.items()}
-    weights = {fold.path.name: fold.final_weights for fold in chosen}
-    description = write_model(output, folder.name, documents, weights)
+    with tempfile.TemporaryDirectory(prefix="detseg3d_export_") as temporary:
+        weights = {fold.path.name: fold.final_weights for fold in chosen}
+        if network_format is not NetworkFormat.DETSEG3D:
+            weights = {
+                fold.path.name: _export_fold(fold, network_format, Path(temporary) / fold.path.name) for fold in chosen
+            }
+        description = write_model(output, folder.name, documents, weights, network_format)
     return ExportedModel(description, tuple(weights), tuple(sorted(documents)))
+
+
+def _export_fold(fold: FoldFolder, network_format: NetworkFormat, file: Path) -> Path:
+    """Export the networks of a fold to ``file``, and return the file."""
+    from detseg3d.deploy.export import export_network
+
+    plans = load_plans(fold.plans)
+    try:
+        # Only the code of a custom network could build it, and this code is not run here.
+        model = DetSeg3D(plans)
+        if plans.training.network is None:
+            load_weights(model, fold.final_weights)
+        files = export_network(model, network_format)
+    except DetSeg3DError as error:
+        raise DetSeg3DError(
+            error.problem,
+            file=error.file or fold.path,
+            value=error.value,
+            expected=error.expected,
+            remedy=error.remedy,
+        ) from error
+    save_tensors({name: torch.from_numpy(array) for name, array in files.to_arrays().items()}, file)
+    return file
 
 
 def _without_cases(file: Path, entries: Sequence[str]) -> dict[str, Any]:
@@ -143,7 +180,9 @@ def _json_text(file: Path, data: object) -> str:
 # -- Checks ------------------------------------------------------------------------------------------------------------
 
 
-def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
+def check_model_folder(
+    folder: Path, folds: Sequence[str], network_format: NetworkFormat = NetworkFormat.DETSEG3D
+) -> None:
     """Check that a folder holds a complete model.
 
     The plans of all folds must be within their limits and give the same network. The weights of each fold are compared
@@ -157,6 +196,9 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
         ``DatasetXXX_Name``.
     folds : sequence of str
         Names of the folds, such as ``"0"``.
+    network_format : NetworkFormat, optional
+        Format of the networks. Networks for another backend were checked when they were unpacked, and are compared
+        with the plans when they are loaded.
 
     Raises
     ------
@@ -176,24 +218,24 @@ def check_model_folder(folder: Path, folds: Sequence[str]) -> None:
                 remedy=f"leave this fold out with -f, or train it with the plans of {model.fold(folds[0]).path.name}",
             )
         # Only the code of a custom network knows the shapes of its weights. This code is not run here.
-        if plans.training.network is None:
+        if plans.training.network is None and network_format is NetworkFormat.DETSEG3D:
             check_weights(plans, fold.final_weights)
             load_weights(DetSeg3D(plans), fold.final_weights)
         load_reference(fold, plans)
     assert first is not None, "a model has at least one fold"
     if model.plans.is_file():
         load_plans(model.plans)
-    _check_operating_point(model, folds)
+    _check_operating_point(model, folds, stored_weights("final", Backend.of(network_format)))
     _check_description(model.dataset_json, first)
     _check_json(model.fingerprint, lambda data: data.get("version") == FINGERPRINT_VERSION)
     _check_json(model.cross_validation_evaluation.metrics, lambda data: isinstance(data.get("summary"), dict))
 
 
-def _check_operating_point(model: ModelFolder, folds: Sequence[str]) -> None:
+def _check_operating_point(model: ModelFolder, folds: Sequence[str], stored: str) -> None:
     point = load_operating_point(model.path)
     digests = {} if point is None else point.weights
     chosen = [fold for fold in map(model.fold, folds) if fold.path.name in digests]
-    changed = [fold.path.name for fold in chosen if weights_digest(fold.final_weights) != digests[fold.path.name]]
+    changed = [fold.path.name for fold in chosen if weights_digest(fold.weights(stored)) != digests[fold.path.name]]
     if changed:
         raise DetSeg3DError(
             "the operating point was chosen with other weights",
@@ -294,7 +336,7 @@ def install_model(
         description = unpack_model(file, temporary)
         target = results / (name or description.name)
         _require_free(target, overwrite)
-        folds = _check_unpacked(temporary, file)
+        folds = _check_unpacked(temporary, file, description.network_format)
         record = _Installation(model=description, files=_digests(temporary))
         write_json(record.model_dump(mode="json"), temporary / INSTALLATION)
         kept = _put_in_place(temporary, target)
@@ -329,11 +371,11 @@ def _require_free(target: Path, overwrite: bool) -> None:
         )
 
 
-def _check_unpacked(folder: Path, file: Path) -> list[str]:
+def _check_unpacked(folder: Path, file: Path, network_format: NetworkFormat) -> list[str]:
     """Check the whole content of an unpacked model, and return the names of its folds. Errors name the model file."""
     try:
         folds = [fold.name for fold in ModelFolder(folder).folds()]
-        check_model_folder(folder, folds)
+        check_model_folder(folder, folds, network_format)
     except DetSeg3DError as error:
         inside = "" if error.file in (None, folder) else f"{Path(str(error.file)).relative_to(folder).as_posix()}: "
         raise DetSeg3DError(

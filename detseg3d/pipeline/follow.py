@@ -32,11 +32,12 @@ from detseg3d.follow.tables import change_table, comparison_table, track_table
 from detseg3d.follow.time_point import LesionFacts, RejectedCandidate, TimePoint
 from detseg3d.follow.transform_files import read_transform, write_transform
 from detseg3d.pipeline.follow_dates import GivenDates
+from detseg3d.system.case_call import release_frames
 from detseg3d.system.files import check_writable, read_bounded, write_text
 from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.signals import raise_if_interrupted
-from detseg3d.system.workers import is_bar_shown, release_frames
+from detseg3d.system.workers import is_bar_shown
 
 if TYPE_CHECKING:
     from detseg3d.data.formats.dicom.series import Series

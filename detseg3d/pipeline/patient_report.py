@@ -27,11 +27,12 @@ from detseg3d.inference.expectation import Expectation
 from detseg3d.planning.thresholds import Thresholds
 from detseg3d.reporting.html.patient import FollowedScan, PatientReport, ReportedLesion, write_patient_report
 from detseg3d.reporting.text.scan_warnings import scan_warnings
+from detseg3d.system.case_call import release_frames
 from detseg3d.system.files import check_writable
 from detseg3d.system.json_files import read_json
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.signals import raise_if_interrupted
-from detseg3d.system.workers import is_bar_shown, release_frames
+from detseg3d.system.workers import is_bar_shown
 
 __all__ = ["ReportSources", "WrittenReports", "report_cases"]
 

@@ -33,12 +33,23 @@ from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction
 from detseg3d.pipeline.export_bids import export_bids
 from detseg3d.planning.plans import Plans
+from detseg3d.planning.sections import InferencePlan
+from detseg3d.system.case_call import release_frames
 from detseg3d.system.files import check_writable, remove_files
 from detseg3d.system.memory import is_out_of_memory, out_of_memory
 from detseg3d.system.signals import raise_if_interrupted
-from detseg3d.system.workers import is_bar_shown, release_frames
+from detseg3d.system.workers import is_bar_shown
 
-__all__ = ["OutputOptions", "predict_cases", "predict_file"]
+__all__ = [
+    "OutputOptions",
+    "PredictionOutcomes",
+    "check_output",
+    "describe_failure",
+    "finish_predictions",
+    "predict_cases",
+    "predict_file",
+    "predict_or_skip",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -114,42 +125,120 @@ def predict_cases(
     """
     inputs, output = inputs or InputOptions(), output or OutputOptions()
     folder = Path(output_folder)
+    check_output(folder, cases, output)
+    failures: dict[str, str] = {}
+    outcomes: dict[str, CaseOutcome] = {}
+    bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(output.show_progress))
+    for case in bar:
+        try:
+            outcome = predict_or_skip(predictor, case, folder, inputs, output)
+        except Exception as error:
+            raise_if_interrupted()
+            failures[case.case_id] = describe_failure(case.case_id, error)
+            release_frames(error)
+        else:
+            if outcome is not None:
+                outcomes[case.case_id] = outcome
+    return finish_predictions(folder, cases, output, predictor.plans.inference, PredictionOutcomes(outcomes, failures))
+
+
+@dataclass(frozen=True)
+class PredictionOutcomes:
+    """Outcomes of the cases of a prediction, by case id. A case that was complete already is in neither of them.
+
+    Attributes
+    ----------
+    outcomes : mapping of str to CaseOutcome
+        Cases that were predicted.
+    failures : mapping of str to str
+        Error message of each case that failed.
+    """
+
+    outcomes: Mapping[str, CaseOutcome]
+    failures: Mapping[str, str]
+
+
+def check_output(folder: Path, cases: Sequence[RawCase], output: OutputOptions) -> None:
+    """Check that results can be written, before the prediction takes time.
+
+    Raises
+    ------
+    DetSeg3DError
+        If ``folder`` or the folder of BIDS cannot be written.
+    """
     if cases:
         check_writable(folder)
     if cases and output.bids_folder is not None:
         check_writable(output.bids_folder)
         write_description(output.bids_folder)
-    failures: dict[str, str] = {}
-    outcomes: dict[str, CaseOutcome] = {}
-    bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(output.show_progress))
-    for case in bar:
-        ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
-        if output.continue_prediction and _is_complete(folder, case, ending, output):
-            logger.info("%s: complete already", case.case_id)
-            failures |= _export_complete_case(folder, case.case_id, output)
-            continue
-        try:
-            check_inputs_stay([image.path for image in case.images], case.case_id, folder, ending)
-            _check_dicom(case, output)
-            if output.bids_folder is not None:
-                name_of_case(case.case_id)
-            outcome = _predict_case(predictor, case, folder, inputs, output)
-        except DetSeg3DError as error:
-            raise_if_interrupted()
-            failures[case.case_id] = str(error)
-        except Exception as error:
-            raise_if_interrupted()
-            # An error that nobody foresaw must not lose the results of the other scans.
-            logger.debug("%s failed", case.case_id, exc_info=True)
-            failures[case.case_id] = _reason(error)
-            release_frames(error)
-        else:
-            outcomes[case.case_id] = outcome
-            logger.info("%s: %d lesion(s)", case.case_id, outcome.lesions)
+
+
+def predict_or_skip(
+    predictor: Predictor, case: RawCase, folder: Path, inputs: InputOptions, output: OutputOptions
+) -> CaseOutcome | None:
+    """Predict and write one case, or skip it if its result is complete and ``output`` asks to continue.
+
+    Returns
+    -------
+    CaseOutcome or None
+        ``None`` if the case was skipped.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the scan cannot be used or would be replaced, or a result cannot be written.
+    """
+    ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
+    if output.continue_prediction and _is_complete(folder, case, ending, output):
+        logger.info("%s: complete already", case.case_id)
+        if output.viewer_formats:
+            export_for_viewers(folder, case.case_id, output.viewer_formats)
+        return None
+    check_inputs_stay([image.path for image in case.images], case.case_id, folder, ending)
+    _check_dicom(case, output)
+    if output.bids_folder is not None:
+        name_of_case(case.case_id)
+    outcome = _predict_case(predictor, case, folder, inputs, output)
+    logger.info("%s: %d lesion(s)", case.case_id, outcome.lesions)
+    return outcome
+
+
+def describe_failure(case_id: str, error: Exception) -> str:
+    """Return the error message of a case. An error that nobody foresaw must not lose the results of the other scans."""
+    if isinstance(error, DetSeg3DError):
+        return str(error)
+    logger.debug("%s failed", case_id, exc_info=error)
+    return _reason(error)
+
+
+def finish_predictions(
+    folder: Path,
+    cases: Sequence[RawCase],
+    output: OutputOptions,
+    inference: InferencePlan,
+    ended: PredictionOutcomes,
+) -> dict[str, str]:
+    """Report the failed cases, and write what describes all cases: the tables, and the derivative of BIDS.
+
+    Parameters
+    ----------
+    folder : Path
+    cases : sequence of RawCase
+    output : OutputOptions
+    inference : InferencePlan
+        Thresholds that were used.
+    ended : PredictionOutcomes
+
+    Returns
+    -------
+    dict
+        Error message of each case that failed, by case id.
+    """
+    failures = dict(ended.failures)
     for case_id, message in failures.items():
         logger.error("%s failed: %s", case_id, message)
-    if len(outcomes) + len(failures) == len(cases):
-        _warn_without_lesions(predictor, outcomes)
+    if len(ended.outcomes) + len(failures) == len(cases):
+        _warn_without_lesions(inference, ended.outcomes)
     if folder.exists():
         write_tables(folder)
     if output.bids_folder is not None:
@@ -202,7 +291,7 @@ def predict_file(
         raise DetSeg3DError(f"this scan cannot be predicted: {_reason(error)}", file=case.images[0].path) from error
     logger.info("%s: %d lesion(s)", case.case_id, len(prediction.lesions))
     predictor.warn_of_limit(prediction, case.case_id)
-    _warn_without_lesions(predictor, {case.case_id: _outcome(prediction, candidates)})
+    _warn_without_lesions(predictor.plans.inference, {case.case_id: _outcome(prediction, candidates)})
     return prediction
 
 
@@ -255,17 +344,6 @@ def _export(case: RawCase, folder: Path, inputs: InputOptions, plans: Plans, out
         ) from error
 
 
-def _export_complete_case(folder: Path, case_id: str, output: OutputOptions) -> dict[str, str]:
-    """Write the files for viewers of a case that was predicted before; return the error message if this fails."""
-    try:
-        if output.viewer_formats:
-            export_for_viewers(folder, case_id, output.viewer_formats)
-    except DetSeg3DError as error:
-        raise_if_interrupted()
-        return {case_id: str(error)}
-    return {}
-
-
 def _predict_case(
     predictor: Predictor, case: RawCase, folder: Path, inputs: InputOptions, output: OutputOptions
 ) -> CaseOutcome:
@@ -290,8 +368,8 @@ def _predict_case(
     return _outcome(prediction, candidates)
 
 
-def _warn_without_lesions(predictor: Predictor, outcomes: Mapping[str, CaseOutcome]) -> None:
-    message = explain_no_lesions(outcomes, predictor.plans.inference)
+def _warn_without_lesions(inference: InferencePlan, outcomes: Mapping[str, CaseOutcome]) -> None:
+    message = explain_no_lesions(outcomes, inference)
     if message is not None:
         logger.warning("%s", message)
 

@@ -279,6 +279,11 @@ class Stage2Plan(StrictModel):
             raise ValueError("Stage 2 needs one kernel per scale and one stride between neighbouring scales")
         return self
 
+    def feature_size(self, roi_size: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the samples ``(z, y, x)`` of the Stage 1 features in an RoI: those of the second scale."""
+        z, y, x = (size // stride for size, stride in zip(roi_size, self.strides[0], strict=True))
+        return z, y, x
+
 
 class CurriculumPhase(StrictModel):
     """A phase of the training with windows of one size."""

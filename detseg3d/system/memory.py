@@ -20,7 +20,14 @@ from detseg3d.core.errors import DetSeg3DError
 if sys.platform != "win32":
     import resource
 
-__all__ = ["available_bytes", "is_out_of_memory", "out_of_memory", "release_freed_memory", "require_memory"]
+__all__ = [
+    "available_bytes",
+    "is_out_of_memory",
+    "memory_limit",
+    "out_of_memory",
+    "release_freed_memory",
+    "require_memory",
+]
 
 _GIGABYTE = 1e9
 
@@ -98,6 +105,22 @@ def _free_in_groups(root: Path) -> Iterator[int]:
                 break
 
 
+def memory_limit(allowed_gb: float | None = None) -> float | None:
+    """Return the bytes that a computation may use: ``allowed_gb`` (GB of 10⁹ bytes), or the available memory.
+
+    Returns
+    -------
+    float or None
+        ``None`` if no limit is given and the available memory is unknown.
+
+    Examples
+    --------
+    >>> memory_limit(2.0)
+    2000000000.0
+    """
+    return available_bytes() if allowed_gb is None else allowed_gb * _GIGABYTE
+
+
 def require_memory(needed: float, subject: str, *, allowed_gb: float | None = None, remedy: str | None = None) -> None:
     """Raise an error if a computation needs more memory than is available.
 
@@ -117,7 +140,7 @@ def require_memory(needed: float, subject: str, *, allowed_gb: float | None = No
     DetSeg3DError
         If ``needed`` exceeds the limit. If the available memory is unknown, nothing is raised.
     """
-    free = available_bytes() if allowed_gb is None else allowed_gb * _GIGABYTE
+    free = memory_limit(allowed_gb)
     if free is None or needed <= free:
         return
     raise DetSeg3DError(

@@ -106,7 +106,7 @@ def test_roi_bytes_agree_with_the_bytes_that_autograd_saves(edge: int, spacing: 
     segmenter = Segmenter(plan, 1, 1, 48)
 
     def run(count: int) -> Any:
-        features = torch.zeros(count, plan.feature_channels, *segmenter.feature_size(size))
+        features = torch.zeros(count, plan.feature_channels, *plan.feature_size(size))
         return segmenter(torch.zeros(count, 2, *size), features)
 
     one, two = (saved_by_autograd(lambda n=n: run(n)) for n in (1, 2))

@@ -13,8 +13,9 @@ from multiprocessing.connection import Connection
 import pytest
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.system.engine import CaseResult
 from detseg3d.system.run import Run
-from detseg3d.system.workers import CaseResult, describe_failures, run_cases
+from detseg3d.system.workers import describe_failures, run_cases
 
 # Functions for worker processes are defined at module level, because spawned workers import them.
 

@@ -75,11 +75,6 @@ class Segmenter(nn.Module):
             nn.Linear(2 * width + channels[0], width), nn.LeakyReLU(0.01), nn.Linear(width, num_classes)
         )
 
-    def feature_size(self, roi_size: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return the samples ``(z, y, x)`` of the Stage 1 features in an RoI: those of the second scale."""
-        z, y, x = (size // stride for size, stride in zip(roi_size, self.plan.strides[0], strict=True))
-        return z, y, x
-
     def forward(
         self, crops: torch.Tensor, features: torch.Tensor | None = None, context: torch.Tensor | None = None
     ) -> SegmenterOutput:
@@ -89,7 +84,8 @@ class Segmenter(nn.Module):
         ----------
         crops : Tensor, shape ``(N, C + 1, z, y, x)``
             Image crops and box indicator.
-        features : Tensor, shape ``(N, feature_channels, *feature_size)``, optional
+        features : Tensor, shape ``(N, feature_channels, z, y, x)``, optional
+            As many samples as :meth:`~detseg3d.planning.sections.Stage2Plan.feature_size` states.
         context : Tensor, shape ``(N, F, z', y', x')``, optional
             The coarse Stage 1 map of each RoI's volume, for context attention.
 

@@ -27,7 +27,7 @@ __all__ = ["write_follow_up_page"]
 MAX_BYTES = 20_000_000
 """Maximum size of the embedded volumes of a page in bytes."""
 
-_SCRIPTS = ("tables.js", "slices.js", "follow.js")
+_SCRIPTS = ("tables.js", "slices.js", "numbered.js", "follow.js")
 _STYLES = ("report.css", "follow.css")
 _GROUPS = (LesionState.MERGED, LesionState.SPLIT, LesionState.REGROUPED)
 

@@ -20,11 +20,11 @@ def test_mask_and_score_have_a_channel_per_class(segmenter: Segmenter) -> None:
 
 
 def test_features_are_wanted_at_the_second_scale(segmenter: Segmenter) -> None:
-    assert segmenter.feature_size((16, 24, 32)) == (8, 12, 16)
+    assert segmenter.plan.feature_size((16, 24, 32)) == (8, 12, 16)
 
 
 def test_odd_sizes_are_restored_by_the_decoder(segmenter: Segmenter) -> None:
-    size = segmenter.feature_size((9, 16, 11))
+    size = segmenter.plan.feature_size((9, 16, 11))
     assert segmenter(torch.zeros(1, 3, 9, 16, 11), torch.zeros(1, 4, *size)).mask.shape == (1, 3, 9, 16, 11)
 
 

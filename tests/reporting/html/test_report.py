@@ -259,7 +259,8 @@ def test_systems_with_different_scans_have_a_warning(tmp_path: Path, root: Path,
 
 
 @pytest.mark.parametrize(
-    "name", ["report.css", "tables.js", "slices.js", "viewer.js", "follow.css", "follow.js", "patient.css"]
+    "name",
+    ["report.css", "tables.js", "slices.js", "viewer.js", "follow.css", "numbered.js", "follow.js", "patient.css"],
 )
 def test_scripts_and_styles_cannot_end_their_element(name: str) -> None:
     text = html_report.asset(name)

@@ -1,54 +1,6 @@
 // The page of a follow-up: two scans side by side at the same place. Moving, zooming and the contrast act on both.
 
 const FOLLOW_ZOOM = 3; // zoom when the reader chooses a lesion in an overview
-const LESION_LINE = 1.8; // width of the outlines in pixels
-const CURRENT_LINE = 3; // width of the outline of the chosen lesion
-
-async function unpackVolume(id, type) {
-  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const buffer = await new Response(stream).arrayBuffer();
-  return type === "uint8" ? new Uint8Array(buffer) : new Uint16Array(buffer);
-}
-
-/** One scan. Each lesion has the colour of its state and its number in the instance map. */
-class FollowedScan extends SliceView {
-  constructor(host, colors, calls, lesionColors) {
-    super(host, colors, calls);
-    this.lesionColors = lesionColors;
-    this.current = [];
-  }
-
-  drawOutlines(context, pane, frame, index) {
-    if (!this.layers.prediction) return;
-    const slice = this.labelSlice("prediction", pane, index);
-    const ends = new Map(); // of each lesion: the rightmost column and the mean row
-    slice.data.forEach((number, place) => {
-      if (!number) return;
-      const row = Math.floor(place / slice.columns);
-      const end = ends.get(number) || { column: 0, rows: 0, count: 0 };
-      end.column = Math.max(end.column, place % slice.columns);
-      end.rows += row;
-      end.count += 1;
-      ends.set(number, end);
-    });
-    for (const number of ends.keys()) {
-      const alone = { ...slice, data: slice.data.map((value) => (value === number ? 1 : 0)) };
-      const width = this.current.includes(number) ? CURRENT_LINE : LESION_LINE;
-      this.strokeOutline(context, alone, frame, this.lesionColors[number] || "#ffffff", width);
-    }
-    context.font = "600 12px system-ui, sans-serif";
-    context.lineWidth = 3;
-    context.strokeStyle = "rgba(0,0,0,0.8)";
-    for (const [number, { column, rows, count }] of ends) {
-      const x = frame.left + (column + 1) * frame.column + 4;
-      const y = frame.top + (rows / count + 0.5) * frame.row + 4;
-      context.strokeText(number, x, y);
-      context.fillStyle = this.lesionColors[number] || "#ffffff";
-      context.fillText(number, x, y);
-    }
-  }
-}
 
 class FollowViewer {
   constructor(box, data) {
@@ -62,7 +14,7 @@ class FollowViewer {
         onZoom: (steps) => this.setZoom(Number(this.controls.zoom.value) + 0.5 * steps),
         onWindow: (black, white) => this.setWindow(black, white),
       };
-      return new FollowedScan(host, data.colors, calls, data.scans[side].lesionColors);
+      return new NumberedScan(host, data.colors, calls, data.scans[side].lesionColors);
     });
     for (const [side, scan] of this.scans.entries()) {
       const enlarge = scan.enlarge.bind(scan);
@@ -96,7 +48,8 @@ class FollowViewer {
   async load() {
     for (const [side, scan] of this.scans.entries()) {
       const { image, prediction } = this.data.scans[side].volumes;
-      const volumes = { image: await unpackVolume(image.id, image.type), prediction: await unpackVolume(prediction.id, prediction.type) };
+      const text = (id) => document.getElementById(id).textContent;
+      const volumes = { image: await unpack(text(image.id), image.type), prediction: await unpack(text(prediction.id), prediction.type) };
       scan.load(this.data, volumes);
     }
     const first = this.box.querySelector("[data-point]");

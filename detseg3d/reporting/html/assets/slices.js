@@ -56,6 +56,14 @@ function addLine(path, x0, y0, x1, y1) {
   path.lineTo(x1, y1);
 }
 
+/** Return voxels. They are numbers of 8 or 16 bits, little-endian, compressed with gzip, as text in base64. */
+async function unpack(text, type) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const buffer = await new Response(stream).arrayBuffer();
+  return type === "uint8" ? new Uint8Array(buffer) : new Uint16Array(buffer);
+}
+
 class SliceView {
   /** The view calls onMove, onZoom and onWindow with the new value when the user changes it in a picture. */
   constructor(host, colors, { onMove, onZoom, onWindow }) {

@@ -4,14 +4,6 @@ const LESION_ZOOM = 3; // zoom when the reader chooses a lesion in an overview
 
 const MAX_LOADED = 6; // scans whose voxels stay in memory
 
-/** Return voxels. They are numbers of 8 or 16 bits, little-endian, compressed with gzip, as text in base64. */
-async function unpack(text, type) {
-  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const buffer = await new Response(stream).arrayBuffer();
-  return type === "uint8" ? new Uint8Array(buffer) : new Uint16Array(buffer);
-}
-
 window.detseg3dScans = {};
 
 /** Load the file of a scan beside the page. It is a script, because a page on a disk cannot request other files. */

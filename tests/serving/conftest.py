@@ -1,0 +1,36 @@
+"""One worker process with the shared tiny model, and one scan for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from detseg3d.core.geometry import Geometry
+from detseg3d.data.images import write_image
+from detseg3d.serving.model import ModelSource
+from detseg3d.serving.worker import ModelWorker
+from tests.scans import make_scan
+from tests.serving.fakes import FakeSource
+
+
+@pytest.fixture(scope="session")
+def source(tiny_model: Path) -> ModelSource:
+    return ModelSource(tiny_model, folds=("0",), device="cpu", use_mirroring=False)
+
+
+@pytest.fixture(scope="session")
+def scan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    image, _ = make_scan(77)
+    path = tmp_path_factory.mktemp("scan") / "brain.nii.gz"
+    write_image(image, Geometry(image.shape), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fake_worker() -> Iterator[ModelWorker]:
+    """A worker that starts within a fraction of a second."""
+    with ModelWorker(FakeSource()) as worker:
+        worker.start()
+        yield worker
