@@ -116,10 +116,10 @@ def measure_lesions(
         measured.append(_Measured(patterns[key], offset, intensities, distance))
     # All points are converted together, because one conversion for each point of thousands of lesions takes long.
     points = np.stack([lesion.pattern.points + lesion.offset for lesion in measured])
-    world = geometry.voxel_edges_to_world(points.reshape(-1, 3)).reshape(points.shape)
+    world: FloatArray = geometry.voxel_edges_to_world(points.reshape(-1, 3)).reshape(points.shape)
     return [
         lesion.measures(grid, _Points.of(own), _Points.of(own_world))
-        for lesion, own, own_world in zip(measured, points.tolist(), world.tolist(), strict=True)
+        for lesion, own, own_world in zip(measured, points, world, strict=True)
     ]
 
 
@@ -176,8 +176,8 @@ class _Points(NamedTuple):
     maximum: tuple[Point, Point]
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[float]]) -> _Points:
-        centroid, *ends = (_point(row) for row in rows)
+    def of(cls, rows: FloatArray) -> _Points:
+        centroid, *ends = (_point(row) for row in rows.tolist())
         return cls(centroid, (ends[0], ends[1]), (ends[2], ends[3]), (ends[4], ends[5]))
 
 

@@ -56,8 +56,8 @@ def test_help_of_every_command_loads_no_slow_library() -> None:
 @pytest.mark.parametrize(
     ("module", "slow"),
     [
-        ("detseg3d.pipeline.predict", ("matplotlib", "scipy.stats", "scipy.optimize", "highdicom", "SimpleITK", "skimage",
-                                       "blosc2", "jinja2", "batchgenerators", "tensorboard")),
+        ("detseg3d.pipeline.predict", ("matplotlib", "scipy.stats", "scipy.optimize", "highdicom", "SimpleITK",
+                                       "skimage", "blosc2", "jinja2", "batchgenerators", "tensorboard")),
         ("detseg3d.evaluation.folders", ("torch", "matplotlib", "scipy.stats", "highdicom", "SimpleITK", "skimage",
                                          "jinja2", "batchgenerators")),
         ("detseg3d.pipeline.consolidate", ("matplotlib", "scipy.stats", "highdicom", "SimpleITK", "skimage",

@@ -3,11 +3,15 @@
 The caller states how many bytes it needs. Memory of exactly this size is allocated, plus a block of one megabyte. A
 stream may hold up to :data:`SLACK_BYTES` more than the voxels, because some writers pad their files. A file with more
 bytes is refused: its header states a wrong size, or the file was made to keep the reader busy.
+
+If the package isal is installed (extra ``fast``), it unpacks gzip and zlib data in half of the time of :mod:`zlib` or
+less. Both compare the same checksums.
 """
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import io
 import math
 import os
@@ -17,6 +21,13 @@ from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+# The package that unpacks gzip and zlib data.
+inflate_library: Any = zlib
+with contextlib.suppress(ImportError):  # isal is an optional package
+    from isal import isal_zlib
+
+    inflate_library = isal_zlib
 
 __all__ = ["SLACK_BYTES", "Encoding", "open_stream", "read_stream"]
 
@@ -38,7 +49,7 @@ _WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "zlib": zlib.MAX_WBITS | 32}
 
 
 class _Unpacker(Protocol):
-    """Common interface of the decompressors of :mod:`zlib` and :mod:`bz2`."""
+    """Common interface of the decompressors of isal, :mod:`zlib` and :mod:`bz2`."""
 
     @property
     def eof(self) -> bool: ...
@@ -52,23 +63,28 @@ class _Unpacker(Protocol):
 class _Deflated:
     """Decompressor of a zlib or gzip member.
 
-    At the end of the member, :mod:`zlib` compares the checksum and, for gzip, the length.
+    At the end of the member, the library compares the checksum and, for gzip, the length.
     """
 
     def __init__(self, window_bits: int) -> None:
-        self._object = zlib.decompressobj(window_bits)
+        self._object: Any = inflate_library.decompressobj(window_bits)
 
     @property
     def eof(self) -> bool:
-        return self._object.eof
+        return bool(self._object.eof)
 
     @property
     def unused_data(self) -> bytes:
-        return self._object.unused_data
+        unused: bytes = self._object.unused_data
+        return unused
 
     def feed(self, data: bytes) -> bytes:
         tail = self._object.unconsumed_tail
-        return self._object.decompress(tail + data if tail else data, _OUTPUT_BYTES)
+        try:
+            unpacked: bytes = self._object.decompress(tail + data if tail else data, _OUTPUT_BYTES)
+        except inflate_library.error as error:
+            raise zlib.error(str(error)) from error  # one type of error for both libraries
+        return unpacked
 
 
 class _Bzipped:

@@ -5,10 +5,12 @@ import gzip
 import io
 import itertools
 import random
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detseg3d.data.formats import compressed
 from detseg3d.data.formats.compressed import SLACK_BYTES, Encoding, open_stream, read_stream
 
 BYTE = np.dtype(np.uint8)
@@ -26,6 +29,14 @@ COMPRESS: dict[Encoding, Callable[[bytes], bytes]] = {
     "bzip2": bz2.compress,
 }
 PACKED: list[Encoding] = ["gzip", "zlib", "bzip2"]
+
+
+@pytest.fixture(autouse=True, scope="module", params=["zlib", "isal.isal_zlib"])
+def library(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both libraries that unpack gzip and zlib data: every test runs with each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compressed, "inflate_library", pytest.importorskip(request.param))
+        yield request.param
 
 
 def noise(count: int, seed: int = 0) -> bytes:
@@ -156,3 +167,19 @@ def test_random_bytes_are_never_read_as_voxels() -> None:
         for _ in range(200):
             with pytest.raises((EOFError, ValueError, OSError, zlib.error)):
                 read(source.randbytes(100), encoding, 10)
+
+
+def test_a_wrong_checksum_or_length_is_an_error() -> None:
+    packed = gzip.compress(noise(1000))
+    for place in (-8, -4):  # of the checksum and of the length
+        changed = bytearray(packed)
+        changed[place] ^= 1
+        with pytest.raises((OSError, zlib.error)):
+            read(bytes(changed), "gzip", 1000)
+
+
+def test_the_fast_library_is_used_if_it_is_installed(library: str) -> None:
+    fast = pytest.importorskip("isal.isal_zlib")
+    script = "from detseg3d.data.formats import compressed; print(compressed.inflate_library.__name__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
+    assert done.stdout.strip() == fast.__name__
