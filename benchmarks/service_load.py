@@ -322,9 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{result.seconds:.0f} s, {result.waits} waits for a full queue, exit code {result.exit_code} after SIGTERM")
     for name, values in (("service", result.service_mb), ("worker", result.worker_mb)):
         first, second = growth(values)
-        print(
-            f"memory of the {name}: {first:.0f} MB in the first half, {second:.0f} MB in the second, {highest:.0f} MB"
-        )
+        print(f"memory of the {name}: at most {first:.0f} MB in the first half, {second:.0f} MB in the second half")
     print("\n".join(result.wrong) or "nothing lost, nothing wrong")
     return int(bool(result.wrong) or result.exit_code != 128 + signal.SIGTERM)
 
