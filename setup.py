@@ -19,6 +19,8 @@ COMMANDS = (
     "consolidate",
     "predict",
     "serve",
+    "watch",
+    "mcp",
     "export_viewers",
     "export_model",
     "install_model",

@@ -35,7 +35,8 @@ from detseg3d.inference.memory import network_bytes
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.planning.fingerprint import CaseFingerprint, DatasetFacts, Fingerprint, LesionRecord
-from detseg3d.planning.measuring import ChannelSamples, pool_intensities, summarize
+from detseg3d.planning.measurements import ChannelSamples
+from detseg3d.planning.measuring import pool_intensities, summarize
 from detseg3d.planning.memory import GIGABYTE, NetworkPlan, Region, planned_training_bytes
 from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, preprocessing_hash

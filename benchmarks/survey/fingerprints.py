@@ -23,7 +23,8 @@ from detseg3d.planning.fingerprint import (
     LesionRecord,
     ScanFingerprint,
 )
-from detseg3d.planning.measuring import ChannelSamples, pool_intensities, summarize
+from detseg3d.planning.measurements import ChannelSamples
+from detseg3d.planning.measuring import pool_intensities, summarize
 
 __all__ = ["describe", "draw_fingerprint"]
 

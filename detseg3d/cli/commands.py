@@ -55,6 +55,8 @@ COMMANDS = (
     Command("consolidate", "pool the folds, choose the thresholds and write the cross-validation report"),
     Command("predict", "find and outline the lesions of scans"),
     Command("serve", "predict the scans that clients send over HTTP, with a page to drop a scan"),
+    Command("watch", "predict each scan that appears in a folder"),
+    Command("mcp", "offer a model as tools for language models (MCP)"),
     Command("export_dicom", "write results as DICOM segmentations and reports"),
     Command("export_bids", "write results as a derivative of BIDS"),
     Command("evaluate", "compare predictions with labels"),

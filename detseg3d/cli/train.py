@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
     add_augmentation_flag,
@@ -23,8 +24,12 @@ from detseg3d.cli.arguments import (
 from detseg3d.cli.parser import own_word
 from detseg3d.cli.running import CommandResult, evaluation_exit_code, require_docstrings, run_command
 from detseg3d.cli.terminal import show
+from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import ModelFolder, PreparedFolder
 from detseg3d.system.run_record import RunTarget
+
+if TYPE_CHECKING:
+    from detseg3d.pipeline.train import FoldPaths
 
 __all__ = ["main"]
 
@@ -43,18 +48,22 @@ def build_parser() -> argparse.ArgumentParser:
         "detseg3d_consolidate uses them. They take at most as long as the validation (--shifted_scans).\n\n"
         "If the fold is already trained, the command stops. --c continues the training. --overwrite trains again in\n"
         "new_fold_FOLD, which replaces fold_FOLD when its model is complete.\n\n"
-        "If a validation case fails, the other cases are evaluated and the exit code is 1.",
+        "If a validation case fails, the other cases are evaluated and the exit code is 1.\n\n"
+        "With --cluster, several folds are trained at the same time, each by one worker.",
         "detseg3d_train 101 0\ndetseg3d_train 101 0 --steps 20000\n"
         "detseg3d_train 101 0 --max_minutes 20 --seed 1\ndetseg3d_train 101 0 --c\n"
         "detseg3d_train 101 0 --overwrite\n"
-        "torchrun --nproc_per_node 4 -m detseg3d.cli.train 101 0      # four GPUs",
+        "torchrun --nproc_per_node 4 -m detseg3d.cli.train 101 0      # four GPUs\n"
+        "detseg3d_train 101 0 1 2 3 4 --cluster scheduler.json",
     )
     parser.add_dataset("number or name, such as 101 or Dataset101_SynthMS")
     parser.add_argument(
-        "fold",
+        "folds",
+        nargs="+",
         type=own_word,
         metavar="FOLD",
-        help="0 to 4, another fold in splits_final.json, or `all`: all cases are training and validation cases",
+        help="0 to 4, another fold in splits_final.json, or `all`: all cases are training and validation cases; "
+        "several folds with --cluster",
     )
     _add_schedule_flags(parser)
     _add_run_flags(parser)
@@ -146,6 +155,12 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="number of processes that prepare windows (default: 0 on a CPU, else up to 4)",
     )
     run.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="train each fold on a worker of a Dask cluster: tcp://HOST:PORT of its scheduler, its scheduler file, or "
+        "local:N for N workers on this machine; install the extra `cluster` first",
+    )
+    run.add_argument(
         "--tensorboard", action="store_true", help="also write fold_FOLD/tensorboard; install the extra `track` first"
     )
 
@@ -164,10 +179,13 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
         return None
     prepared = PreparedFolder(resolve_dataset(preprocessed_root(options.preprocessed), options.dataset))
     model = ModelFolder(results_root(options.results) / prepared.path.name)
-    # A training with --overwrite is in a separate folder until it has finished.
-    unfinished = model.replacement(options.fold)
-    fold = unfinished if unfinished.path.is_dir() else model.fold(options.fold)
     inputs: dict[str, list[Path]] = {"data": [prepared.dataset_json, prepared.fingerprint, prepared.splits]}
+    if options.cluster is not None:  # the process of each fold writes a record as well
+        return RunTarget(model.path, options.seed or 0, inputs, "run_folds")
+    [name] = options.folds
+    # A training with --overwrite is in a separate folder until it has finished.
+    unfinished = model.replacement(name)
+    fold = unfinished if unfinished.path.is_dir() else model.fold(name)
     if options.val:
         inputs["model"] = [fold.plans, fold.final_weights]
         return RunTarget(fold.validation.path, None, inputs)
@@ -179,21 +197,41 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
 def _run(options: argparse.Namespace) -> CommandResult:
     require_docstrings()
     from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset, results_root
+
+    if len(options.folds) > 1 and options.cluster is None:
+        raise DetSeg3DError(
+            "several folds need a cluster",
+            value=" ".join(options.folds),
+            remedy="train one fold after the other, or give --cluster",
+        )
+    preprocessed = resolve_dataset(preprocessed_root(options.preprocessed), options.dataset)
+    raw = resolve_dataset(raw_root(options.raw), preprocessed.name)
+
+    from detseg3d.pipeline.train import FoldPaths
+
+    paths = FoldPaths(
+        raw=raw,
+        preprocessed=PreparedFolder(preprocessed),
+        model=ModelFolder(results_root(options.results) / preprocessed.name),
+    )
+    if options.cluster is not None:
+        from detseg3d.cli.train_folds import train_folds
+
+        return train_folds(build_parser(), options, paths)
+    return _train(options, paths, options.folds[0])
+
+
+def _train(options: argparse.Namespace, paths: FoldPaths, fold: str) -> CommandResult:
+    """Train or validate one fold in this process."""
     from detseg3d.models.custom import CustomCode
     from detseg3d.models.detseg import DetSeg3D
-    from detseg3d.pipeline.train import FoldPaths, run_fold
+    from detseg3d.pipeline.train import run_fold
     from detseg3d.planning.overrides import TrainingOverrides
     from detseg3d.reporting.text.evaluation import format_evaluation
     from detseg3d.system.device import default_workers, resolve_device
     from detseg3d.training.distributed import join_processes, leave_processes
     from detseg3d.training.options import TrainingOptions
 
-    preprocessed = resolve_dataset(preprocessed_root(options.preprocessed), options.dataset)
-    paths = FoldPaths(
-        raw=resolve_dataset(raw_root(options.raw), preprocessed.name),
-        preprocessed=PreparedFolder(preprocessed),
-        model=ModelFolder(results_root(options.results) / preprocessed.name),
-    )
     custom = CustomCode(options.network, options.loss)
     custom.check()
     processes, device = join_processes(resolve_device(options.device))
@@ -228,14 +266,14 @@ def _run(options: argparse.Namespace) -> CommandResult:
         mask_loss=options.loss,
         whole_volume=options.whole_volume,
     )
-    result = run_fold(paths, options.fold, training, overrides, options.val)
+    result = run_fold(paths, fold, training, overrides, options.val)
     leave_processes(processes)
     if result is not None:
         show(format_evaluation(result))
     if processes.is_main:
-        show(f"wrote {paths.model.fold(options.fold).path}")
+        show(f"wrote {paths.model.fold(fold).path}")
     data = {
-        "folder": str(paths.model.fold(options.fold).path),
+        "folder": str(paths.model.fold(fold).path),
         "evaluation": None if result is None else result.to_json(),
     }
     return CommandResult(data, evaluation_exit_code(result))

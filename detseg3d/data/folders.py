@@ -82,6 +82,11 @@ class PreparedFolder:
         return self.path / "dataset_fingerprint.json"
 
     @property
+    def measurements(self) -> Path:
+        """Folder of the measurements of single cases, until the fingerprint is complete."""
+        return self.path / "measurements"
+
+    @property
     def plans(self) -> Path:
         """Decisions of the planner."""
         return self.path / "plans.json"

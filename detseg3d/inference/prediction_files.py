@@ -153,6 +153,7 @@ def clear_cases(folder: Path, case_ids: Collection[str]) -> None:
     DetSeg3DError
         If a file cannot be removed.
     """
+    case_ids = set(case_ids)
     for case_id in case_ids:
         remove_files(*PredictionFolder(folder).viewer_files(case_id))
     for place in PredictionFolder(folder).case_folders:

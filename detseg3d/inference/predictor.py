@@ -332,20 +332,25 @@ class Predictor:
         """
         in_memory = math.prod(transform.original_shape) * self.plans.num_channels * 4
         slabs, several = 1, len(self.models) > 1 or len(self.mirror_axes) > 0
+        limit = memory_limit(self.memory_gb)
+        if limit is not None and self.memory_gb is not None:
+            limit -= in_memory
         if all(model.runs_in_slabs for model in self.models):
-            limit = memory_limit(self.memory_gb)
-            if limit is not None and self.memory_gb is not None:
-                limit -= in_memory
             slabs = slabs_that_fit(self.plans, transform, self.device, limit, inference, several)
         needed = prediction_bytes(self.plans, transform, self.device, inference, Passes(slabs, several))
-        require_memory(
-            needed if self.memory_gb is None else needed + in_memory,
-            f"predicting this scan, {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid,",
-            allowed_gb=self.memory_gb,
-            remedy=_TOO_LARGE,
-        )
+        if limit is not None and needed > limit:
+            require_memory(
+                needed if self.memory_gb is None else needed + in_memory,
+                f"predicting this scan, {'×'.join(map(str, transform.fine_shape))} voxels of the fine grid,",
+                allowed_gb=self.memory_gb,
+                remedy=_TOO_LARGE,
+            )
         if slabs > 1:
-            logger.info("the scan is large for the memory, so Stage 1 runs in %d slabs, which takes longer", slabs)
+            logger.info(
+                "the feature maps of %s voxels do not fit into the memory: Stage 1 runs in %d slabs and takes longer",
+                "×".join(map(str, transform.fine_shape)),
+                slabs,
+            )
         return slabs
 
     def _admit_file(self, image: ImageSource) -> None:

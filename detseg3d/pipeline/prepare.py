@@ -166,7 +166,7 @@ def _prepare(raw: RawDataset, folder: PreparedFolder, options: PrepareOptions) -
                 stack.enter_context(_cases_replaced(folder))
             _clean(folder)
         write_json({**read_json(RawFolder(raw.folder).dataset_json), "instances": raw.instances}, folder.dataset_json)
-        fingerprint = _fingerprint(raw, folder.fingerprint, options)
+        fingerprint = _fingerprint(raw, folder, options)
         plans = _plan(raw, fingerprint, folder.plans, options)
         if options.preprocess and replaced_cases(raw, plans, cases):
             stack.enter_context(
@@ -282,12 +282,14 @@ def _clean(folder: PreparedFolder) -> None:
     """Remove the results of earlier preparations, and no other files."""
     for file in (folder.dataset_json, folder.fingerprint, folder.plans, folder.splits):
         file.unlink(missing_ok=True)
-    if folder.cases.is_dir():
-        shutil.rmtree(folder.cases)
+    for subfolder in (folder.measurements, folder.cases):
+        if subfolder.is_dir():
+            shutil.rmtree(subfolder)
 
 
-def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> Fingerprint:
+def _fingerprint(raw: RawDataset, folder: PreparedFolder, options: PrepareOptions) -> Fingerprint:
     """Return the fingerprint. It is measured unless the stored one belongs to exactly these files and labels."""
+    file = folder.fingerprint
     facts = DatasetFacts.of(raw)
     stored = _stored_fingerprint(file)
     if stored is not None and _is_up_to_date(stored, facts, raw):
@@ -297,8 +299,10 @@ def _fingerprint(raw: RawDataset, file: Path, options: PrepareOptions) -> Finger
         if fingerprint != stored:  # the patients in dataset.json have changed
             save_fingerprint(fingerprint, file)
         return fingerprint
-    fingerprint = measure_dataset(raw, options.run)
+    fingerprint = measure_dataset(raw, options.run, folder.measurements)
     save_fingerprint(fingerprint, file)
+    if folder.measurements.is_dir():
+        shutil.rmtree(folder.measurements)
     return fingerprint
 
 
@@ -360,8 +364,8 @@ def lesion_loads(fingerprint: Fingerprint) -> dict[str, float]:
         name: (len(case.lesions), sum(lesion.volume_mm3 for lesion in case.lesions))
         for name, case in fingerprint.cases.items()
     }
-    order = sorted(set(measured.values()) | {(0, 0)})
-    return {name: float(order.index(load)) for name, load in measured.items()}
+    ranks = {load: float(rank) for rank, load in enumerate(sorted(set(measured.values()) | {(0, 0)}))}
+    return {name: ranks[load] for name, load in measured.items()}
 
 
 def _split(raw: RawDataset, fingerprint: Fingerprint, file: Path, options: PrepareOptions) -> list[FoldCases]:

@@ -156,7 +156,8 @@ def run_experiment(
     images = {case.case_id: case.images[0] for case in raw.cases}
     files = find_case_files(images, RawFolder(raw_folder).training_labels, {"predictions": predictions})
     write_report(evaluated.report, ReportInput(evaluation, cases=tuple(files)))
-    cases = [case for case in raw.cases if case.case_id in set(held_out)]
+    names = set(held_out)
+    cases = [case for case in raw.cases if case.case_id in names]
     pictures = _draw(cases[: options.pictures], predictions, output / "pictures")
     if options.goal is not None:
         _choose_thresholds(paths, options.goal, options.run)

@@ -242,7 +242,8 @@ def validate_fold(
         If a case cannot be predicted. The others are predicted and evaluated before.
     """
     raw = load_raw_dataset(paths.raw)
-    chosen = [case for case in raw.cases if case.case_id in set(cases)]
+    names = set(cases)
+    chosen = [case for case in raw.cases if case.case_id in names]
     if not chosen:
         return None
     validation = paths.model.fold(name).validation

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -31,33 +31,28 @@ from detseg3d.planning.fingerprint import (
     percentiles,
     percentiles_per_axis,
 )
+from detseg3d.planning.measurements import ChannelSamples, MeasuredScan, Measurements
 from detseg3d.system.run import Run
 from detseg3d.system.workers import describe_failures, run_cases
 
-__all__ = ["ChannelSamples", "measure_case", "measure_dataset", "pool_intensities", "summarize"]
+__all__ = ["measure_case", "measure_dataset", "pool_intensities", "samples_per_case", "summarize"]
 
 # Voxels drawn from each case, channel and region for the percentiles over the data set. Every case has the same weight.
-_SAMPLES = 10_000
+_MAX_SAMPLES = 10_000
+# Voxels drawn from all cases together, so that the memory is bounded. Of more than a thousand cases, each gives fewer.
+_MAX_ALL_SAMPLES = 10_000_000
 # Voxels that the percentiles of a region are computed from.
 _PERCENTILE_VALUES = 1_000_000
 
 
-@dataclass(frozen=True)
-class ChannelSamples:
-    """Intensities drawn at random from one channel of a case.
-
-    Attributes
-    ----------
-    body, lesions : ndarray, shape ``(N,)``
-        At most 10 000 intensities each.
-    """
-
-    body: Array
-    lesions: Array
-
-
 def measure_case(
-    images: Array, geometry: Geometry, instances: Array, classes: Array, seed: int = 0, schemes: Sequence[Scheme] = ()
+    images: Array,
+    geometry: Geometry,
+    instances: Array,
+    classes: Array,
+    seed: int = 0,
+    schemes: Sequence[Scheme] = (),
+    samples_per_region: int | None = None,
 ) -> tuple[ScanFingerprint, list[ChannelSamples]]:
     """Measure one case.
 
@@ -74,6 +69,8 @@ def measure_case(
         Seed for drawing the intensity samples.
     schemes : sequence of str, optional
         How each channel is normalised. By default all channels are normalised by z-score.
+    samples_per_region : int, optional
+        Maximum number of intensities that are drawn from each channel and region; by default 10 000.
 
     Returns
     -------
@@ -81,7 +78,7 @@ def measure_case(
     samples : list of ChannelSamples
         Samples for the percentiles over the data set, one entry for each channel.
     """
-    random = np.random.default_rng(seed)
+    random, number = np.random.default_rng(seed), samples_per_region or _MAX_SAMPLES
     mask = body_mask(images)
     box = body_box(images, mask)
     foreground = instances > 0
@@ -92,7 +89,7 @@ def measure_case(
         tissue = tissue_mask(channel, inside)
         body, lesions = channel.ravel() if tissue is None else channel[tissue], channel[foreground]
         intensity.append(ChannelIntensities(body=_statistics(body), lesions=_statistics(lesions)))
-        samples.append(ChannelSamples(_draw(body, random), _draw(lesions, random)))
+        samples.append(ChannelSamples(_draw(body, random, number), _draw(lesions, random, number)))
         degenerate.append(degeneration_of_scan(channel, scheme, inside))
     depth, height, width = instances.shape
     scan = ScanFingerprint(
@@ -109,11 +106,22 @@ def measure_case(
     return scan, samples
 
 
-def _draw(values: Array, random: np.random.Generator) -> Array:
-    """Draw at most ``_SAMPLES`` values with replacement."""
-    if len(values) <= _SAMPLES:
+def samples_per_case(cases: int) -> int:
+    """Return the number of intensities that are drawn from each channel and region of each of many cases.
+
+    Examples
+    --------
+    >>> samples_per_case(200), samples_per_case(10_000)
+    (10000, 1000)
+    """
+    return min(_MAX_SAMPLES, _MAX_ALL_SAMPLES // max(cases, 1))
+
+
+def _draw(values: Array, random: np.random.Generator, number: int) -> Array:
+    """Draw at most ``number`` values with replacement."""
+    if len(values) <= number:
         return values.astype(np.float32)
-    drawn: Array = values[random.integers(0, len(values), _SAMPLES)].astype(np.float32)
+    drawn: Array = values[random.integers(0, len(values), number)].astype(np.float32)
     return drawn
 
 
@@ -163,13 +171,16 @@ def _measure_lesions(
     )
 
 
-def measure_dataset(dataset: RawDataset, run: Run = Run(processes=2)) -> Fingerprint:
+def measure_dataset(dataset: RawDataset, run: Run = Run(processes=2), folder: Path | None = None) -> Fingerprint:
     """Measure all training cases of a data set.
 
     Parameters
     ----------
     dataset : RawDataset
     run : Run, optional
+    folder : Path, optional
+        Folder in which the measurements of single cases are kept until the fingerprint is complete. A measurement that
+        was interrupted continues from them. By default they are kept in memory.
 
     Returns
     -------
@@ -181,7 +192,10 @@ def measure_dataset(dataset: RawDataset, run: Run = Run(processes=2)) -> Fingerp
     DetSeg3DError
         If a case cannot be measured. The error names all such cases.
     """
-    results = run_cases(partial(_measure, dataset=dataset), dataset.cases, run, "fingerprint")
+    number = samples_per_case(len(dataset.cases))
+    stored = None if folder is None else Measurements.of_dataset(folder, DatasetFacts.of(dataset), number)
+    task = partial(_measure, dataset=dataset, number=number, stored=stored)
+    results = run_cases(task, dataset.cases, run, "fingerprint")
     failures = describe_failures(results, lambda case: str(case.case_id))
     if failures:
         raise DetSeg3DError(
@@ -192,13 +206,18 @@ def measure_dataset(dataset: RawDataset, run: Run = Run(processes=2)) -> Fingerp
         )
     cases, samples = {}, []
     for result in results:
-        assert result.value is not None
-        scan, drawn = result.value
-        case = result.item
+        case, source = result.item, source_digest(result.item, dataset.instance_classes)
+        measured = result.value if stored is None else stored.read(case.case_id, source)
+        if measured is None:
+            raise DetSeg3DError(
+                "the files of this case changed while the data set was measured",
+                file=case.images[0].path,
+                remedy="run the same command again",
+            )
         cases[case.case_id] = CaseFingerprint(
-            source=source_digest(case, dataset.instance_classes), patient=dataset.patient_of(case.case_id), **dict(scan)
+            source=source, patient=dataset.patient_of(case.case_id), **dict(measured.scan)
         )
-        samples.append(drawn)
+        samples.append(measured.samples)
     return Fingerprint(
         dataset_name=dataset.name,
         dataset=DatasetFacts.of(dataset),
@@ -207,12 +226,25 @@ def measure_dataset(dataset: RawDataset, run: Run = Run(processes=2)) -> Fingerp
     )
 
 
-def _measure(case: RawCase, dataset: RawDataset) -> tuple[ScanFingerprint, list[ChannelSamples]]:
-    """Read and measure one case. The seed depends on the name of the case alone."""
-    schemes = [channel_scheme(name) for name in dataset.channel_names]
-    return measure_case(
-        *read_case(case, dataset), schemes=schemes, seed=zlib.crc32(case.case_id.encode("utf-8", "surrogateescape"))
+def _measure(case: RawCase, dataset: RawDataset, number: int, stored: Measurements | None) -> MeasuredScan | None:
+    """Read and measure one case. The seed depends on the name of the case alone.
+
+    With ``stored``, the measurement is written there and not returned. A case that is there already is not measured.
+    """
+    source = source_digest(case, dataset.instance_classes)
+    if stored is not None and stored.read(case.case_id, source) is not None:
+        return None
+    scan, samples = measure_case(
+        *read_case(case, dataset),
+        schemes=[channel_scheme(name) for name in dataset.channel_names],
+        seed=zlib.crc32(case.case_id.encode("utf-8", "surrogateescape")),
+        samples_per_region=number,
     )
+    measured = MeasuredScan(scan, samples)
+    if stored is None:
+        return measured
+    stored.write(case.case_id, source, measured)
+    return None
 
 
 def summarize(

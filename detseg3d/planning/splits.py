@@ -315,8 +315,9 @@ def _with_lesions(
 ) -> Sequence[str]:
     """Return the held-out cases. If one side would have no lesion, one patient is exchanged first."""
     has_lesions = {name: any(loads.get(case, 0.0) > 0 for case in group) for name, group in groups.items()}
-    inside = [name for name, group in groups.items() if set(group) <= set(held_out)]
-    outside = [name for name in groups if name not in inside]
+    held = set(held_out)
+    inside = [name for name, group in groups.items() if held.issuperset(group)]
+    outside = [name for name, group in groups.items() if not held.issuperset(group)]
     for without, other in ((inside, outside), (outside, inside)):
         if any(has_lesions[name] for name in without) or sum(has_lesions[name] for name in other) < 2:
             continue
@@ -379,7 +380,9 @@ def _everything(cases: Sequence[str]) -> FoldCases:
 def _groups(cases: Sequence[str], patients: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the cases of each patient; patients and cases are sorted."""
     if len(set(cases)) != len(cases):
-        raise DetSeg3DError("a case is listed twice", value=sorted(c for c in set(cases) if list(cases).count(c) > 1))
+        raise DetSeg3DError(
+            "a case is listed twice", value=sorted(case for case, count in Counter(cases).items() if count > 1)
+        )
     groups: dict[str, list[str]] = {}
     for case in sorted(cases):
         groups.setdefault(patients.get(case, case), []).append(case)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from detseg3d.data.folders import PredictionFolder
 from detseg3d.data.image import Image
+from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import is_dicom_folder
 from detseg3d.exports.dicom.options import DicomOptions, DicomPaths
 from detseg3d.inference.input_options import InputOptions
@@ -71,9 +72,9 @@ def predict_task(predictor: Predictor, task: PredictTask, on_stage: Callable[[St
             logger.warning("%s", message)
         on_stage(Stage.WRITING)
         write_case(prediction, task.case_id, task.output, RESULT_ENDING)
-        if task.for_page:
-            _write_for_page(task, prediction, images[0])
         first = inputs.apply(case.images, predictor.plans)[0]
+        if task.for_page:
+            _write_for_page(task, prediction, images[0], first)
         paths = DicomPaths(PredictionFolder(task.output).dicom_folder, task.case_id)
         if first.path.is_dir() and is_dicom_folder(first.path):
             options = DicomOptions(task.options.segmentation)
@@ -84,13 +85,15 @@ def predict_task(predictor: Predictor, task: PredictTask, on_stage: Callable[[St
     return TaskOutcome(len(prediction.lesions), tuple(warnings))
 
 
-def _write_for_page(task: PredictTask, prediction: Prediction, image: npt.NDArray[np.float32]) -> None:
+def _write_for_page(
+    task: PredictTask, prediction: Prediction, scan: npt.NDArray[np.float32], source: ImageSource
+) -> None:
     """Write the report of the patient and the volumes for the viewer of the page."""
-    write_viewer_data(prediction, Image(image, prediction.geometry), task.output / "viewer.json")
-    sources = ReportSources(
-        results=task.output, images=task.upload_folder, series=next(iter(task.options.series), None)
-    )
-    report_cases(sources, task.output / "report.html", [task.case_id])
+    write_viewer_data(prediction, Image(scan, prediction.geometry), task.output / "viewer.json")
+    sources = ReportSources(task.output, source.path, series=source.series)
+    written = report_cases(sources, task.output / "report.html", [task.case_id])
+    for reason in written.failures.values():
+        logger.warning("the report to print is missing: %s", reason)
 
 
 @contextmanager

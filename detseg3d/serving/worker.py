@@ -27,7 +27,7 @@ from tqdm import tqdm
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.serving.model import ModelDescription, ModelOpener
 from detseg3d.serving.records import ErrorRecord, PredictTask, Stage, TaskOutcome
-from detseg3d.system.signals import exit_with_parent, without_interrupt
+from detseg3d.system.signals import ignore_signals_in_worker, without_interrupt
 
 __all__ = ["CancelledError", "ModelWorker"]
 
@@ -59,6 +59,7 @@ class ModelWorker:
         self._lock = threading.Lock()
         self.description: ModelDescription | None = None
         self.starts = 0
+        self._is_busy = False
 
     def __enter__(self) -> ModelWorker:
         return self
@@ -95,7 +96,9 @@ class ModelWorker:
         with self._lock:
             self._process, self._connection = process, connection
         self.starts += 1
+        self._is_busy = True
         message = self._receive(time.monotonic() + _MAX_LOADING_SECONDS, is_cancelled)
+        self._is_busy = False
         if message["kind"] == "failed":
             self.stop()
             raise ErrorRecord.from_json(message["error"]).to_error()
@@ -135,6 +138,7 @@ class ModelWorker:
         self.start(is_cancelled)
         assert self._connection is not None
         end = None if max_seconds is None else time.monotonic() + max_seconds
+        self._is_busy = True
         try:
             self._connection.send_bytes(json.dumps(task.to_json()).encode("utf-8"))
         except OSError as error:
@@ -143,24 +147,25 @@ class ModelWorker:
             message = self._receive(end, is_cancelled)
             if message["kind"] == "stage":
                 on_stage(Stage(message["stage"]))
-            elif message["kind"] == "done":
+                continue
+            self._is_busy = False
+            if message["kind"] == "done":
                 return TaskOutcome.from_json(message["outcome"])
-            else:
-                raise ErrorRecord.from_json(message["error"]).to_error()
+            raise ErrorRecord.from_json(message["error"]).to_error()
 
     def stop(self) -> None:
         """End the process, even if it is busy. May be called from any thread."""
         with self._lock:
             process, self._process = self._process, None
             connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()  # a process that waits for a task ends
         if process is not None:
-            process.terminate()
-            process.join(_STOP_SECONDS)
+            process.join(0.0 if self._is_busy else _STOP_SECONDS)
             if process.is_alive():
                 process.kill()
                 process.join()
-        if connection is not None:
-            connection.close()
+        self._is_busy = False
 
     def _receive(self, end: float | None, is_cancelled: Callable[[], bool]) -> dict[str, Any]:
         """Return the next message. If there will not be one, end the process and raise an error."""
@@ -211,9 +216,7 @@ class ModelWorker:
 
 def _work(connection: Connection, source: ModelOpener, log_level: int) -> None:
     """Load the model, then predict tasks until the other side closes the connection."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process reacts to it
-    exit_with_parent()
+    ignore_signals_in_worker()  # the parent process reacts to them
     tqdm.set_lock(
         threading.RLock()
     )  # its usual lock is a resource of the system, which remains if this process is killed

@@ -317,9 +317,9 @@ def _local_cluster(distributed: Any, address: str) -> Iterator[Any]:
     number = int(text)
     import dask
 
-    threads = max(1, (os.cpu_count() or 1) // number)
+    # A number that the user has set holds for all libraries.
+    threads = os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    # Variables that the user has set stay as they are.
     limits = {f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names}
     # The processes and the thread that starts them inherit the blocked signal. This command reacts to Ctrl-C.
     with dask.config.set(limits), without_interrupt():

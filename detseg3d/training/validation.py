@@ -91,7 +91,8 @@ def cases_to_validate(store: CaseStore, case_ids: Sequence[str], max_cases: int)
         Cases with lesions first, otherwise in the order of ``case_ids``.
     """
     with_lesions = [case_id for case_id in case_ids if store.shape_and_lesions(case_id)[1]]
-    lesion_free = [case_id for case_id in case_ids if case_id not in set(with_lesions)]
+    known = set(with_lesions)
+    lesion_free = [case_id for case_id in case_ids if case_id not in known]
     max_cases = min(max_cases, len(case_ids))
     free = round(max_cases * len(lesion_free) / len(case_ids)) if case_ids else 0
     if lesion_free and with_lesions:

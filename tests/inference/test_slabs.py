@@ -68,7 +68,7 @@ def test_slabs_give_the_lesions_of_the_whole(tiny_model: Path, several: bool) ->
     scan, _ = make_scan(201, lesions=8, shape=(37, 61, 45))
     predictor = load(tiny_model, folds=(0, 1) if several else (0,), use_mirroring=several)
     whole = predict_in(predictor, scan, 1)
-    for slabs in (2, 3):
+    for slabs in (3,) if several else (2, 3):
         assert_same_lesions(whole, predict_in(predictor, scan, slabs))
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from detseg3d.data.dataset import RawCase, RawDataset
 from detseg3d.planning.fingerprint import CaseFingerprint, DatasetFacts, Fingerprint, LesionRecord
-from detseg3d.planning.measuring import ChannelSamples, pool_intensities, summarize
+from detseg3d.planning.measurements import ChannelSamples
+from detseg3d.planning.measuring import pool_intensities, summarize
 
 Lesion = tuple[int, Sequence[float], Sequence[float]]  # class, extents mm, centre mm
 

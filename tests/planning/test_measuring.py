@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from detseg3d.data.images import write_image
 from detseg3d.planning.appearance.scan import measure_appearance
 from detseg3d.planning.fingerprint import Fingerprint, percentiles
 from detseg3d.planning.fingerprint_file import load_appearances, save_fingerprint
-from detseg3d.planning.measuring import measure_case, measure_dataset
+from detseg3d.planning.measuring import measure_case, measure_dataset, samples_per_case
 from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 from tests.preprocessing.factory import write_dataset
@@ -72,7 +73,7 @@ def test_a_lone_lesion_has_no_neighbour() -> None:
 
 
 def test_large_volumes_are_sampled_with_a_seed_and_extremes_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detseg3d.planning.measuring._SAMPLES", 100)
+    monkeypatch.setattr("detseg3d.planning.measuring._MAX_SAMPLES", 100)
     monkeypatch.setattr("detseg3d.planning.measuring._PERCENTILE_VALUES", 1000)
     images = np.random.default_rng(0).normal(500, 50, (1, 20, 20, 20)).astype(np.float32)
     images[0, 7, 7, 7] = 5000
@@ -87,6 +88,38 @@ def test_large_volumes_are_sampled_with_a_seed_and_extremes_are_exact(monkeypatc
         images, Geometry(images.shape[1:]), np.zeros((20, 20, 20), np.int32), np.zeros(0, int), seed=3
     )[1]
     assert np.array_equal(samples[0].body, again[0].body)
+
+
+def test_a_measurement_continues_from_the_cases_on_disk_and_gives_the_same_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = load_raw_dataset(write_dataset(tmp_path, lesions=(3, 0, 5, 2), spacing=(2, 1, 1)))
+    quiet, folder = Run(0, show_progress=False), tmp_path / "measurements"
+    expected = measure_dataset(raw, quiet)
+    damaged = raw.cases[1].images[0].path
+    content, status = damaged.read_bytes(), damaged.stat()
+    damaged.write_bytes(b"no image")
+    with pytest.raises(DetSeg3DError):
+        measure_dataset(raw, quiet, folder)
+    damaged.write_bytes(content)
+    os.utime(damaged, ns=(status.st_atime_ns, status.st_mtime_ns))
+    read: list[str] = []
+
+    def read_and_note(case: RawCase, dataset: RawDataset) -> object:
+        read.append(case.case_id)
+        return read_case(case, dataset)
+
+    monkeypatch.setattr("detseg3d.planning.measuring.read_case", read_and_note)
+    assert measure_dataset(raw, quiet, folder) == expected
+    assert read == ["case1"]
+    os.utime(raw.cases[2].images[0].path)  # as if the file were replaced
+    (folder / "case3.npz").write_bytes(b"half a file")
+    assert measure_dataset(raw, quiet, folder).summary == expected.summary
+    assert read == ["case1", "case2", "case3"]
+
+
+def test_many_cases_give_fewer_intensities_each() -> None:
+    assert [samples_per_case(cases) for cases in (1, 1000, 2000, 10_000)] == [10_000, 10_000, 5000, 1000]
 
 
 def test_the_summary_counts_the_whole_data_set(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.serving.model import ModelDescription
 from detseg3d.serving.records import PredictTask, Stage, TaskOutcome
+from detseg3d.system.json_files import write_json
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,23 @@ class FakeModel:
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text('{"lesions": []}', encoding="utf-8")
         return TaskOutcome(file.stat().st_size, (f"a warning about {file}",))
+
+
+@dataclass(frozen=True)
+class ReadingSource:
+    """A model that reads its scan as the real model does, and finds nothing."""
+
+    def open(self) -> ReadingModel:
+        return ReadingModel()
+
+
+@dataclass(frozen=True)
+class ReadingModel(FakeModel):
+    def predict(self, task: PredictTask, on_stage: Callable[[Stage], None]) -> TaskOutcome:
+        from detseg3d.data.images import read_image
+        from detseg3d.serving.unpack import case_of_task
+
+        on_stage(Stage.READING)
+        image = read_image(case_of_task(task, self.description.channels).images[0])
+        write_json({"shape": image.array.shape, "lesions": []}, task.output / "rois" / f"{task.case_id}.json")
+        return TaskOutcome(0)

@@ -19,6 +19,7 @@ from detseg3d.serving.worker import CancelledError, ModelWorker
 from detseg3d.system.json_files import read_json
 from tests.serving.fakes import MissingSource
 
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 needs_stop = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="the system cannot stop a process")
 
 
@@ -64,11 +65,11 @@ def test_a_process_that_is_killed_costs_its_scan_and_is_replaced(fake_worker: Mo
 
     def kill(_stage: Stage) -> None:
         assert fake_worker.process_id is not None
-        os.kill(fake_worker.process_id, signal.SIGTERM)
+        os.kill(fake_worker.process_id, KILL)
 
     with pytest.raises(DetSeg3DError) as caught:
         fake_worker.run(scan(tmp_path, "sleep 60"), kill)
-    assert caught.value.value == "SIGTERM"
+    assert caught.value.value == KILL.name
     assert fake_worker.run(scan(tmp_path)).lesions == 6
 
 
@@ -92,6 +93,15 @@ def test_a_cancelled_scan_ends_the_process(fake_worker: ModelWorker, tmp_path: P
     with pytest.raises(CancelledError):
         fake_worker.run(scan(tmp_path, "sleep 60"), lambda _: cancelled.set(), is_cancelled=cancelled.is_set)
     assert fake_worker.process_id is None
+
+
+def test_a_signal_for_all_processes_does_not_end_the_scan(fake_worker: ModelWorker, tmp_path: Path) -> None:
+    def signal_all(_stage: Stage) -> None:
+        assert fake_worker.process_id is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(fake_worker.process_id, number)
+
+    assert fake_worker.run(scan(tmp_path, "sleep 0.2"), signal_all).lesions == 9
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error() -> None:
