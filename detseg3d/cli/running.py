@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from detseg3d.cli.terminal import show, terminal, use_utf8
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.version import __version__
-from detseg3d.system.memory import is_out_of_memory, out_of_memory
+from detseg3d.data.roots import use_huge_pages
+from detseg3d.system.memory import is_out_of_memory, keep_freed_memory, out_of_memory
 from detseg3d.system.run_record import RunRecorder, RunTarget, recorded_run
 from detseg3d.system.signals import Interruption, interruptible, raise_if_interrupted
 
@@ -141,6 +142,8 @@ def _run(
 ) -> int:
     if options.verbose:
         logging.getLogger("detseg3d").setLevel(logging.DEBUG)
+    use_huge_pages()
+    keep_freed_memory()
     error: DetSeg3DError | None = None
     try:
         # Programs read the standard output with --json, so text for people moves to the standard error.

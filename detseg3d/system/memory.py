@@ -25,6 +25,7 @@ __all__ = [
     "is_out_of_memory",
     "memory_limit",
     "out_of_memory",
+    "keep_freed_memory",
     "release_freed_memory",
     "require_memory",
 ]
@@ -150,6 +151,13 @@ def require_memory(needed: float, subject: str, *, allowed_gb: float | None = No
     )
 
 
+# Options of mallopt in the GNU C library (malloc.h), and their values in bytes.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_KEPT_BYTES = 1 << 30
+_GROWTH_BYTES = 64 << 20
+_LARGEST_MMAP_THRESHOLD = 32 << 20
+
+
 @functools.cache
 def _trim_function() -> Callable[[int], int] | None:
     """Return ``malloc_trim`` of the GNU C library, or ``None`` with another C library."""
@@ -176,6 +184,24 @@ def release_freed_memory() -> bool:
     """
     trim = _trim_function()
     return trim is not None and bool(trim(0))
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for the next arrays of this process.
+
+    A network allocates and frees arrays of some megabytes many times a second. The GNU C library gives the end of its
+    heap back to the system as soon as 64 MB are free there. The system then clears the same pages again and again. With
+    the limits set here, :func:`release_freed_memory` gives the memory back, for example between two scans.
+
+    Returns
+    -------
+    bool
+        True if the limits were set. False if the C library does not offer them.
+    """
+    if _trim_function() is None:
+        return False
+    options = {_TRIM_THRESHOLD: _KEPT_BYTES, _TOP_PAD: _GROWTH_BYTES, _MMAP_THRESHOLD: _LARGEST_MMAP_THRESHOLD}
+    return all(ctypes.CDLL(None).mallopt(option, value) == 1 for option, value in options.items())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -121,3 +121,37 @@ def test_memory_that_was_freed_between_blocks_that_are_held_is_given_back() -> N
 def test_without_malloc_trim_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detseg3d.system.memory._trim_function", lambda: None)
     assert not release_freed_memory()
+
+
+COUNT_FAULTS = """
+import ctypes, resource, sys
+from detseg3d.system.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+
+def fill():
+    places = [ctypes.c_void_p(library.malloc(8 << 20)) for _ in range(20)]
+    for place in places:
+        ctypes.memset(place, 1, 8 << 20)
+    for place in places:
+        library.free(place)
+
+fill()
+fill()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+fill()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(_trim_function() is None, reason="another C library than GNU's")
+def test_freed_memory_is_kept_for_the_next_arrays() -> None:
+    """Every page that the process gives back is a page fault when the next array uses it."""
+
+    def faults(mode: str) -> int:
+        command = [sys.executable, "-c", COUNT_FAULTS, mode]
+        return int(subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout)
+
+    assert faults("keep") < 100 < faults("leave")
