@@ -32,6 +32,7 @@ from detseg3d.inference.prediction_files import (
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction
 from detseg3d.pipeline.export_bids import export_bids
+from detseg3d.pipeline.scan_reader import Scan, ScanReader
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.case_call import release_frames
@@ -129,16 +130,18 @@ def predict_cases(
     failures: dict[str, str] = {}
     outcomes: dict[str, CaseOutcome] = {}
     bar = tqdm(cases, desc="predicting", unit="case", disable=not is_bar_shown(output.show_progress))
-    for case in bar:
-        try:
-            outcome = predict_or_skip(predictor, case, folder, inputs, output)
-        except Exception as error:
-            raise_if_interrupted()
-            failures[case.case_id] = describe_failure(case.case_id, error)
-            release_frames(error)
-        else:
-            if outcome is not None:
-                outcomes[case.case_id] = outcome
+    incomplete = [case for case in cases if not _is_left_out(case, folder, output)]
+    with ScanReader(predictor, incomplete, inputs) as reader:
+        for case in bar:
+            try:
+                outcome = predict_or_skip(predictor, case, folder, inputs, output, reader)
+            except Exception as error:
+                raise_if_interrupted()
+                failures[case.case_id] = describe_failure(case.case_id, error)
+                release_frames(error)
+            else:
+                if outcome is not None:
+                    outcomes[case.case_id] = outcome
     return finish_predictions(folder, cases, output, predictor.plans.inference, PredictionOutcomes(outcomes, failures))
 
 
@@ -174,9 +177,16 @@ def check_output(folder: Path, cases: Sequence[RawCase], output: OutputOptions) 
 
 
 def predict_or_skip(
-    predictor: Predictor, case: RawCase, folder: Path, inputs: InputOptions, output: OutputOptions
+    predictor: Predictor,
+    case: RawCase,
+    folder: Path,
+    inputs: InputOptions,
+    output: OutputOptions,
+    reader: ScanReader | None = None,
 ) -> CaseOutcome | None:
     """Predict and write one case, or skip it if its result is complete and ``output`` asks to continue.
+
+    With a ``reader``, the scan may have been read before.
 
     Returns
     -------
@@ -189,7 +199,7 @@ def predict_or_skip(
         If the scan cannot be used or would be replaced, or a result cannot be written.
     """
     ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
-    if output.continue_prediction and _is_complete(folder, case, ending, output):
+    if _is_left_out(case, folder, output):
         logger.info("%s: complete already", case.case_id)
         if output.viewer_formats:
             export_for_viewers(folder, case.case_id, output.viewer_formats)
@@ -198,7 +208,8 @@ def predict_or_skip(
     _check_dicom(case, output)
     if output.bids_folder is not None:
         name_of_case(case.case_id)
-    outcome = _predict_case(predictor, case, folder, inputs, output)
+    scan = predictor.read(case, inputs) if reader is None else reader.read(case)
+    outcome = _predict_scan(predictor, case, scan, folder, inputs, output)
     logger.info("%s: %d lesion(s)", case.case_id, outcome.lesions)
     return outcome
 
@@ -295,8 +306,12 @@ def predict_file(
     return prediction
 
 
-def _is_complete(folder: Path, case: RawCase, ending: str, output: OutputOptions) -> bool:
+def _is_left_out(case: RawCase, folder: Path, output: OutputOptions) -> bool:
+    """Return whether the result of a case is complete and ``output`` asks to continue."""
+    if not output.continue_prediction:
+        return False
     case_id = case.case_id
+    ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
     has_candidates = not output.save_candidates or PredictionFolder(folder).candidates(case_id).is_file()
     if not has_candidates or not is_exported(folder, case_id, ending, output.save_probabilities):
         return False
@@ -344,11 +359,11 @@ def _export(case: RawCase, folder: Path, inputs: InputOptions, plans: Plans, out
         ) from error
 
 
-def _predict_case(
-    predictor: Predictor, case: RawCase, folder: Path, inputs: InputOptions, output: OutputOptions
+def _predict_scan(
+    predictor: Predictor, case: RawCase, scan: Scan, folder: Path, inputs: InputOptions, output: OutputOptions
 ) -> CaseOutcome:
-    """Predict and write one case. The memory that the case took is free when this returns."""
-    images, geometry = predictor.read(case, inputs)
+    """Predict and write one case that was read."""
+    images, geometry = scan
     similarity = predictor.compare(images, geometry, case.case_id)
     candidates = predictor.find_candidates(images, geometry, similarity, loose=output.save_candidates)
     stored = PredictionFolder(folder).candidates(case.case_id)
