@@ -41,6 +41,7 @@ NOT_RUN = {
     "bids": 3,  # data in BIDS
     "cluster": 2,  # SLURM, several GPUs
     "containers": 3,  # a container builder
+    "deploy": 1,  # pip
     "dicom": 2,  # labels and segmentations drawn on DICOM
     "follow_up": 2,  # predictions of two scans
     "from_nndetection": 2,  # data of nnDetection

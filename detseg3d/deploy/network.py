@@ -72,6 +72,10 @@ class ExportedNetwork(TwoStageNetwork):
             )
         return self
 
+    def precision_on(self, device: torch.device) -> Precision:  # noqa: ARG002 (it is always the CPU)
+        """Return the precision of the feature maps; never ``AUTO``."""
+        return self.precision
+
     def detect(self, image: torch.Tensor) -> DetectorOutput:
         """Run Stage 1 on ``(1, C, Z, Y, X)`` on the detection grid, padded (:meth:`to_detection_grid`)."""
         result = {

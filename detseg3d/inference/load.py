@@ -32,7 +32,7 @@ from detseg3d.models.two_stage import TwoStageNetwork
 from detseg3d.models.weights import check_weights, load_weights, open_tensors
 from detseg3d.planning.appearance.training import TrainingAppearance
 from detseg3d.planning.plans import Plans, load_plans
-from detseg3d.system.device import precision_in_use, resolve_device
+from detseg3d.system.device import resolve_device
 
 __all__ = ["LoadOptions", "load_model"]
 
@@ -157,7 +157,7 @@ def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: L
         ", ".join(fold.path.name for fold in chosen),
         " and ".join(trained_in),
         options.backend,
-        networks[0].precision if isinstance(networks[0], ExportedNetwork) else precision_in_use(device),
+        networks[0].precision_on(device),
     )
     plans, point = _plans_in_use(folder, chosen, plans_of, options)
     shifts = None if point is None else point.shifts

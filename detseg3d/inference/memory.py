@@ -42,6 +42,7 @@ def prediction_bytes(
     device: torch.device,
     inference: InferencePlan | None = None,
     passes: Passes = WHOLE,
+    precision: Precision | None = None,
 ) -> float:
     """Estimate the peak memory of predicting a scan, in bytes, not counting the scan itself.
 
@@ -59,6 +60,8 @@ def prediction_bytes(
         Section that decides the limit of candidates; by default the section of ``plans``.
     passes : Passes
         Number of slabs in which Stage 1 runs; by default 1.
+    precision : Precision, optional
+        Precision of the feature maps; by default that of PyTorch on ``device``.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def prediction_bytes(
     fine, original = math.prod(transform.fine_shape), math.prod(transform.original_shape)
     # Masks are made on the grid of the scan, which may be larger or smaller than the fine grid.
     masks = (original - fine) * LABEL_BYTES
-    precision = precision_in_use(device)
+    precision = precision or precision_in_use(device)
     candidates = (inference or plans.inference).candidate_limit(transform.fine_volume)
     if device.type != "cpu":
         _, outlines = _stage2_bytes(plans, candidates, precision)

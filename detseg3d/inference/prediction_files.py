@@ -222,7 +222,8 @@ def _records(folder: Path) -> list[tuple[Path, int, int]]:
 
 def _tables(records: Sequence[Path]) -> tuple[str, str]:
     """Return the text of both tables."""
-    valid: list[Any] = []
+    # Only the contents of the tables are kept: whole records of ten thousand cases take gigabytes.
+    valid: list[tuple[list[list[Any]], list[Any]]] = []
     lesions: list[Sequence[Any]] = []
     cases: list[Sequence[Any]] = [_CASE_COLUMNS]
     # The channels of all records, because a folder may hold predictions of several models.
@@ -232,20 +233,21 @@ def _tables(records: Sequence[Path]) -> tuple[str, str]:
             record = read_json(path)
             rows, row = _lesion_rows(record), _case_row(record)
             names = _channel_names(record)
+            intensities_of_case = [lesion["intensities"] for lesion in record["lesions"]]
         except (DetSeg3DError, AttributeError, KeyError, TypeError, ValueError) as error:
             if path.exists():  # else another process is predicting the case again
                 # A damaged record of an earlier prediction must not prevent the tables.
                 logger.warning("%s is not a record of a prediction and is left out of the tables: %s", path, error)
             continue
-        valid.append((record, rows))
+        valid.append((rows, intensities_of_case))
         channels.update(dict.fromkeys(names))
         cases.append(row)
     intensities = [f"{name}_{channel}" for channel in channels for name in _INTENSITIES]
     places = (*_BOX_COLUMNS, *_CENTER_COLUMNS, *_END_COLUMNS)
     lesions.append(("case", *_LESION_COLUMNS, *places, "unlike_training", *intensities))
-    for record, rows in valid:
-        for lesion, row in zip(record["lesions"], rows, strict=True):
-            lesions.append([*row, *_intensity_cells(lesion, channels)])
+    for rows, intensities_of_case in valid:
+        for row, measured in zip(rows, intensities_of_case, strict=True):
+            lesions.append([*row, *_intensity_cells(measured, channels)])
     return _csv(lesions), _csv(cases)
 
 
@@ -253,9 +255,9 @@ def _channel_names(record: Any) -> list[str]:
     return [str(entry["channel"]) for lesion in record["lesions"] for entry in lesion["intensities"]]
 
 
-def _intensity_cells(lesion: Any, channels: Iterable[str]) -> list[Any]:
+def _intensity_cells(intensities: Any, channels: Iterable[str]) -> list[Any]:
     """Return the intensities of a lesion in each channel, empty if they were not measured."""
-    measured = {entry["channel"]: entry for entry in lesion["intensities"]}
+    measured = {entry["channel"]: entry for entry in intensities}
     return [
         _rounded(measured[channel][name]) if channel in measured else ""
         for channel in channels

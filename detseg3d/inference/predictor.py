@@ -331,13 +331,14 @@ class Predictor:
             If the scan does not even fit in slabs, or needs slabs but the networks cannot run in slabs.
         """
         in_memory = math.prod(transform.original_shape) * self.plans.num_channels * 4
+        precision = self.models[0].precision_on(self.device)
         slabs, several = 1, len(self.models) > 1 or len(self.mirror_axes) > 0
         limit = memory_limit(self.memory_gb)
         if limit is not None and self.memory_gb is not None:
             limit -= in_memory
         if all(model.runs_in_slabs for model in self.models):
             slabs = slabs_that_fit(self.plans, transform, self.device, limit, inference, several)
-        needed = prediction_bytes(self.plans, transform, self.device, inference, Passes(slabs, several))
+        needed = prediction_bytes(self.plans, transform, self.device, inference, Passes(slabs, several), precision)
         if limit is not None and needed > limit:
             require_memory(
                 needed if self.memory_gb is None else needed + in_memory,

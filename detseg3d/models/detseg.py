@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 from detseg3d.core.roi import inside_volume
 from detseg3d.models.ensemble import DetectOptions, TwoStageOutput, detect
 from detseg3d.models.merging.decode import Detections, decode, dense_levels, suppression_of
@@ -27,6 +28,7 @@ from detseg3d.models.objectives.targets import VolumeTargets, assign_levels, lev
 from detseg3d.models.two_stage import TwoStageNetwork
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.rules.rois import rois_of_window
+from detseg3d.system.device import precision_in_use
 
 __all__ = ["DetSeg3D", "Losses"]
 
@@ -97,6 +99,10 @@ class DetSeg3D(nn.Module, TwoStageNetwork):
     def ready_on(self, device: torch.device) -> DetSeg3D:
         """Move the network to ``device`` and put it into evaluation mode; return it."""
         return self.to(device).eval()
+
+    def precision_on(self, device: torch.device) -> Precision:
+        """Return the precision of the feature maps on ``device``; never ``AUTO``."""
+        return precision_in_use(device)
 
     # -- Stage 1 ------------------------------------------------------------------------------------------------
 

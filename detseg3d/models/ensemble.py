@@ -36,7 +36,7 @@ from detseg3d.models.merging.scores import CandidateScores
 from detseg3d.models.networks.detector import DetectorOutput
 from detseg3d.models.two_stage import TwoStageNetwork
 from detseg3d.planning.sections import InferencePlan
-from detseg3d.system.device import autocast, autocast_dtype
+from detseg3d.system.device import autocast
 from detseg3d.system.memory import require_memory
 
 __all__ = [
@@ -548,7 +548,6 @@ def _check_finite(
     """Raise an error if a network overflowed. NaN reaches no threshold, so the scan would pass for healthy."""
     if all(bool(torch.isfinite(output).all()) for output in outputs):
         return
-    dtype = autocast_dtype(device) or torch.float32
     intensity = float(image.abs().max())
     modules = [model for model in models if isinstance(model, nn.Module)]  # exported networks show no weights
     weight = max((float(weights.abs().max()) for module in modules for weights in module.parameters()), default=0.0)
@@ -560,7 +559,7 @@ def _check_finite(
         remedy = "predict with -device cpu: neither the scan nor the weights are extreme"
     raise DetSeg3DError(
         "the network's output is not finite, so this scan cannot be predicted",
-        value=f"{device.type} with {str(dtype).removeprefix('torch.')}; largest intensity after normalisation "
+        value=f"{device.type} with {models[0].precision_on(device)}; largest intensity after normalisation "
         f"{intensity:.3g}, largest weight {weight:.3g}",
         expected="finite numbers",
         remedy=remedy,

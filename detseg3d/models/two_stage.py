@@ -19,6 +19,7 @@ from torch.nn import functional
 from detseg3d.core.arrays import Triple
 from detseg3d.core.boxes import as_boxes
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 from detseg3d.core.roi import box_indicator, crop_features, crop_rois
 from detseg3d.core.tiles import tile_boxes
 from detseg3d.models.merging.components import ComponentRule, DenseComponents
@@ -68,6 +69,10 @@ class TwoStageNetwork(ABC):
     @abstractmethod
     def ready_on(self, device: torch.device) -> TwoStageNetwork:
         """Prepare the network for inference on ``device``; return it."""
+
+    @abstractmethod
+    def precision_on(self, device: torch.device) -> Precision:
+        """Return the precision of the feature maps on ``device``; never ``AUTO``."""
 
     @abstractmethod
     def detect(self, image: torch.Tensor) -> DetectorOutput:

@@ -196,7 +196,9 @@ class Trainer:
             share = len(batch) / len(examples)
             image = torch.from_numpy(np.stack([example.image for example in batch])).to(device)
             targets = [volume_targets(example.instances, example.class_of_id) for example in batch]
-            random = np.random.default_rng([state.seed, 3, self.progress.step, index, self.options.distributed.rank])
+            # The number of a batch counts over all processes, so that one process with all windows draws the same.
+            number = index + self.options.distributed.rank * len(examples)
+            random = np.random.default_rng([state.seed, 3, self.progress.step, number, 0])
             with autocast(device):
                 losses = state.model.losses(image, targets, random, mean_lesions * len(targets))
             total = losses.total(training.mask_loss_weight, training.score_loss_weight)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from detseg3d.core.precision import Precision
+from detseg3d.planning.plans import Plans, save_plans
+from detseg3d.system.device import compute_in
 from detseg3d.training.distributed import (
     DistributedContext,
     any_process,
@@ -16,6 +22,7 @@ from detseg3d.training.distributed import (
     broadcast_from_main,
     join_processes,
 )
+from tests.training.factory import write_store
 
 SCRIPT = """
 import json, sys
@@ -31,21 +38,57 @@ shared = broadcast_from_main([0.5 + processes.rank], processes, device)
 result = [processes.rank, processes.size, weight.grad.tolist(), unused.grad.tolist(), shared]
 result.append([any_process(processes.rank == 1, processes, device), any_process(False, processes, device)])
 open(sys.argv[1] + f"/{processes.rank}.json", "w").write(json.dumps(result))
+
+from pathlib import Path
+from tests.training.test_distributed import train
+
+train(Path(sys.argv[1]), "two_processes", processes, steps=4, batch_size=1)
 leave_processes(processes)
 """
 
 
+def train(root: Path, name: str, processes: DistributedContext, steps: int, batch_size: int) -> Path:
+    """Train on whole volumes of the store in ``root``, each volume a batch of its own."""
+    from detseg3d.data.case_store import CaseStore
+    from detseg3d.data.folders import FoldFolder
+    from detseg3d.planning.plans import load_plans
+    from detseg3d.training.options import TrainingData
+    from tests.training.conftest import QuickTrainer, make_options
+
+    torch.set_num_threads(1)
+    settings = {"steps": steps, "batch_size": batch_size, "precision": "fp32", "val_every": 100}
+    plans = load_plans(root / "plans.json").evolve(training=settings)
+    compute_in(torch.device("cpu"), Precision.FP32)
+    options = make_options(distributed=processes, max_batch_voxels=0)
+    store = CaseStore(root / "store")
+    QuickTrainer(plans, TrainingData(store, store.case_ids()), FoldFolder(root / name), options).run()
+    return root / name / "model_final.safetensors"
+
+
 def torchrun(*arguments: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *arguments]
-    completed = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=False)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    completed = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", timeout=300, check=False
+    )
     assert completed.returncode == 0, completed.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[list[object]]:
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_plans: Plans) -> Path:
+    """Return the folder into which two processes have written their results and a trained network."""
     folder = tmp_path_factory.mktemp("processes")
+    write_store(folder / "store", tiny_plans)
+    curriculum = [{"fraction": 1.0, "window": None}]
+    save_plans(tiny_plans.evolve(training={"curriculum": curriculum, "steps_per_epoch": 100}), folder / "plans.json")
     (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
     torchrun(str(folder / "script.py"), str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> list[list[object]]:
     return [json.loads((folder / f"{rank}.json").read_text(encoding="utf-8")) for rank in range(2)]
 
 
@@ -67,6 +110,17 @@ def test_the_main_process_sets_the_clock(results: list[list[object]]) -> None:
 
 def test_what_one_process_finds_holds_for_all(results: list[list[object]]) -> None:
     assert [result[5] for result in results] == [[True, False]] * 2
+
+
+def test_two_processes_train_the_network_of_one_process_with_the_same_volumes_in_each_step(folder: Path) -> None:
+    """Two steps with two volumes each; the gradients are averaged over the processes or over the batch."""
+    threads = torch.get_num_threads()
+    try:
+        one = load_file(train(folder, "one_process", DistributedContext(), steps=2, batch_size=2))
+    finally:
+        torch.set_num_threads(threads)
+    two = load_file(folder / "two_processes" / "model_final.safetensors")
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
 
 
 def test_a_process_alone_joins_nobody() -> None:

@@ -1,12 +1,12 @@
 """Stage 1 in slabs, for volumes whose feature maps do not fit into the memory.
 
 The network runs layer by layer. Each layer reads one slab of its input after another, and each slab is enlarged by the
-cells that the convolutions reach. Group normalisation needs statistics of the whole map, so a layer first goes through
-all slabs for the statistics and then through all slabs with the statistics of the whole map. The result is therefore
-the same as without slabs, except for rounding. It does not depend on the number of slabs.
+cells that the convolutions reach. Group normalisation needs statistics of the whole map. A layer therefore goes through
+all slabs for the statistics first, and then normalises each slab by the statistics of the whole map. The result is the
+same as without slabs, except for rounding. It does not depend on the number of slabs.
 
-The finest map is the largest. If no head reads it, no more than one slab of it exists at a time, and its layers run
-again for the statistics of each norm.
+The map of the first stage is the largest. If no head reads this map, only one slab of it exists at a time. Its layers
+then run again for the statistics of each norm.
 """
 
 from __future__ import annotations
@@ -148,12 +148,16 @@ def runs_in_slabs(detector: nn.Module) -> bool:
     if type(detector) is not Detector:
         return False
     layers = [layer for stage in detector.stages for layer in stage.children()]
-    parts = [*detector.smooth, *(head.tower for head in detector.heads)]
-    norms = [module for module in detector.modules() if "Norm" in type(module).__name__ and not list(module.children())]
+    towers = [*detector.smooth, *(head.tower for head in detector.heads)]
+    # A layer that is used twice is listed twice.
+    modules = [module for _, module in detector.named_modules(remove_duplicate=False)]
+    leaves = [module for module in modules if not list(module.children()) and not isinstance(module, nn.ModuleList)]
     return (
         all(type(layer) in (ConvNormAct, ResidualBlock) for layer in layers)
-        and all(type(part) is ConvNormAct for part in parts)
-        and all(type(norm) is GroupNorm for norm in norms)
+        and all(type(tower) is ConvNormAct for tower in towers)
+        and all(type(leaf) in (Conv3d, GroupNorm, nn.LeakyReLU) for leaf in leaves)
+        and all(leaf.dilation == (1, 1, 1) for leaf in leaves if isinstance(leaf, Conv3d))
+        and len(set(leaves)) == len(leaves)
     )
 
 

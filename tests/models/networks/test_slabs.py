@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from detseg3d.models.detseg import DetSeg3D
+from detseg3d.models.networks.blocks import Conv3d
 from detseg3d.models.networks.detector import Detector, DetectorOutput
 from detseg3d.models.networks.slabs import detect_in_slabs, divide, runs_in_slabs
 from detseg3d.planning.plans import Plans
@@ -149,10 +151,29 @@ def test_slabs_share_no_cell_and_leave_none_out(length: int, count: int, reach: 
         assert all(edge % unit == 0 for edge in (slab.start, slab.stop, slab.low, slab.high))
 
 
-def test_a_network_with_other_layers_does_not_run_in_slabs(tiny_plans: Plans) -> None:
+def other_norm(model: DetSeg3D) -> None:
+    model.detector.heads[0].tower[1] = torch.nn.InstanceNorm3d(8)
+
+
+def dilated_convolution(model: DetSeg3D) -> None:
+    model.detector.stages[1][1].second = Conv3d(16, 16, 3, padding=2, dilation=2, bias=False)
+
+
+def shared_layer(model: DetSeg3D) -> None:
+    model.detector.stages[1].append(model.detector.stages[1][1])
+
+
+def layer_that_sees_the_whole_map(model: DetSeg3D) -> None:
+    model.detector.laterals[0] = torch.nn.Sequential(model.detector.laterals[0], torch.nn.AdaptiveAvgPool3d(8))
+
+
+@pytest.mark.parametrize("change", [other_norm, dilated_convolution, shared_layer, layer_that_sees_the_whole_map])
+def test_a_network_with_other_layers_does_not_run_in_slabs(
+    change: Callable[[DetSeg3D], None], tiny_plans: Plans
+) -> None:
     model = DetSeg3D(tiny_plans)
     assert model.runs_in_slabs
-    model.detector.heads[0].tower[1] = torch.nn.InstanceNorm3d(8)
+    change(model)
     assert not runs_in_slabs(model.detector) and not model.runs_in_slabs
 
 
