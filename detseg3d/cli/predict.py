@@ -220,11 +220,11 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
     model = Path(options.model or resolve_dataset(results_root(options.results), options.dataset))
     files = [model]
     if model.is_dir():
-        from detseg3d.inference.model_file import model_backend
-        from detseg3d.inference.model_folder import stored_weights
+        from detseg3d.inference.model_folder import choose_backend, folder_backends, stored_weights
 
         parts = ModelFolder(model)
-        stored = stored_weights(options.checkpoint, model_backend(model, _wanted_backend(options)))
+        backend = choose_backend(model, folder_backends(model), _wanted_backend(options))
+        stored = stored_weights(options.checkpoint, backend)
         folds = [parts.fold(name) for name in options.folds] if options.folds else parts.folds()
         files = [file for fold in folds for file in (fold.plans, fold.weights(stored))]
         files.append(parts.operating_point)

@@ -34,10 +34,10 @@ from safetensors.torch import save_file
 from detseg3d.core.backend import Backend, NetworkFormat
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.version import __version__
-from detseg3d.data.folders import FoldFolder, ModelFolder
+from detseg3d.data.folders import FoldFolder
 from detseg3d.data.roots import check_dataset_name
 from detseg3d.deploy.networks import ExportedFiles
-from detseg3d.inference.model_folder import stored_weights
+from detseg3d.inference.model_folder import choose_backend, folder_backends, stored_weights
 from detseg3d.inference.operating_point import load_operating_point, save_operating_point, weights_digest
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.weights import (
@@ -369,24 +369,8 @@ def model_backend(path: str | Path, wanted: Backend | None = None) -> Backend:
         with open_tensors(path, MAX_MODEL_HEADER_BYTES) as file:
             held = [Backend.of(_read_description(file).network_format)]
     else:
-        folds = ModelFolder(path).folds()
-        kinds = {backend: {stored_weights(kind, backend) for kind in ("final", "best")} for backend in Backend}
-        held = [
-            backend
-            for backend, names in kinds.items()
-            if any(fold.weights(name).is_file() for name in names for fold in folds)
-        ]
-    if wanted is None:
-        return held[0] if held else Backend.TORCH
-    if held and wanted not in held:
-        raise DetSeg3DError(
-            f"the model has no networks for the backend {wanted}",
-            file=path,
-            value=f"networks for {' and '.join(held)}",
-            remedy=f"predict with --backend {held[0]}, or export the trained model with detseg3d_export_model "
-            f"--format {wanted.network_format}",
-        )
-    return wanted
+        held = folder_backends(path)
+    return choose_backend(path, held, wanted)
 
 
 def _check_kind(path: Path) -> None:

@@ -13,6 +13,8 @@ from detseg3d.planning.appearance.training import TrainingAppearance, load_train
 from detseg3d.planning.plans import Plans, load_plans
 
 __all__ = [
+    "choose_backend",
+    "folder_backends",
     "fold_folders",
     "load_reference",
     "model_plans",
@@ -44,6 +46,47 @@ def stored_weights(checkpoint: str, backend: Backend = Backend.TORCH) -> str:
     ('best', 'onnx')
     """
     return checkpoint if backend is Backend.TORCH else str(backend.network_format)
+
+
+def folder_backends(folder: str | Path) -> list[Backend]:
+    """Return the backends that can run the networks in a model folder."""
+    folds = ModelFolder(Path(folder)).folds()
+    names = {backend: {stored_weights(kind, backend) for kind in ("final", "best")} for backend in Backend}
+    return [
+        backend
+        for backend, kinds in names.items()
+        if any(fold.weights(kind).is_file() for kind in kinds for fold in folds)
+    ]
+
+
+def choose_backend(path: str | Path, held: Sequence[Backend], wanted: Backend | None) -> Backend:
+    """Return the backend that runs a model.
+
+    Parameters
+    ----------
+    path : path
+        The model, for the error message.
+    held : sequence of Backend
+        Backends that can run its networks.
+    wanted : Backend or None
+        Backend that the user named. By default the first of ``held``, or ``TORCH`` if it is empty.
+
+    Raises
+    ------
+    DetSeg3DError
+        If the model has networks, but not for ``wanted``.
+    """
+    if wanted is None:
+        return held[0] if held else Backend.TORCH
+    if held and wanted not in held:
+        raise DetSeg3DError(
+            f"the model has no networks for the backend {wanted}",
+            file=path,
+            value=f"networks for {' and '.join(held)}",
+            remedy=f"predict with --backend {held[0]}, or export the trained model with detseg3d_export_model "
+            f"--format {wanted.network_format}",
+        )
+    return wanted
 
 
 def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: str) -> list[FoldFolder]:
