@@ -47,6 +47,7 @@ NOT_RUN = {
     "from_nndetection": 2,  # data of nnDetection
     "from_nnunet": 1,  # results of nnU-Net
     "patient_report": 2,  # predictions of two scans, Chromium
+    "service": 4,  # pip; commands that run until a signal ends them; their clients
     "other_tools": 3,  # MONAI, napari, nnInteractive
 }
 # The folders of the first run, which the how-to pages go on from.

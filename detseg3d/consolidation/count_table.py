@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from detseg3d.consolidation.cases import PreparedCase
@@ -64,7 +64,7 @@ class CountTable:
             return
         counts = len(new) * len(self._works)
         is_long = counts * self._seconds > _MIN_SECONDS_FOR_WORKERS
-        run = self._run if is_long else replace(self._run, processes=0)
+        run = self._run if is_long else Run(show_progress=self._run.show_progress)
         start = time.perf_counter()
         results = map_cases(
             partial(_count, self._plans, new),

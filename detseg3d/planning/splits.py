@@ -391,7 +391,8 @@ def _groups(cases: Sequence[str], patients: Mapping[str, str]) -> dict[str, list
 
 def _by_load(groups: Mapping[str, list[str]], loads: Mapping[str, float], random: np.random.Generator) -> list[str]:
     """Return the patients by mean lesion load per case, highest first, ties in random order."""
-    names = [list(groups)[index] for index in random.permutation(len(groups))]
+    patients = list(groups)
+    names = [patients[index] for index in random.permutation(len(patients))]
     return sorted(names, key=lambda name: -float(np.mean([loads.get(case, 0.0) for case in groups[name]])))
 
 

@@ -48,11 +48,10 @@ class JobRunner:
             thread.start()
 
     def stop(self) -> None:
-        """End both threads and the worker process. A job that is running goes back to the queue."""
+        """End both threads. A job that is running goes back to the queue, and its worker process is ended."""
         self._stopped.set()
         for thread in self._threads:
             thread.join()
-        self._worker.stop()
 
     @property
     def is_alive(self) -> bool:

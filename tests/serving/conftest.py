@@ -28,6 +28,14 @@ def scan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def real_worker(source: ModelSource) -> Iterator[ModelWorker]:
+    """A worker with the tiny model. Its start takes seconds, so the tests share it."""
+    with ModelWorker(source) as worker:
+        worker.start()
+        yield worker
+
+
 @pytest.fixture(scope="module")
 def fake_worker() -> Iterator[ModelWorker]:
     """A worker that starts within a fraction of a second."""

@@ -64,6 +64,8 @@ class ReadingModel(FakeModel):
         from detseg3d.serving.unpack import case_of_task
 
         on_stage(Stage.READING)
+        if task.uploads[0].name.endswith(".slow"):
+            time.sleep(1.0)
         image = read_image(case_of_task(task, self.description.channels).images[0])
         write_json({"shape": image.array.shape, "lesions": []}, task.output / "rois" / f"{task.case_id}.json")
         return TaskOutcome(0)

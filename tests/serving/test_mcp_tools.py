@@ -17,6 +17,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.serving.mcp_tools import AllowedFolders, Tools, create_server
+from detseg3d.serving.records import PredictTask
+from detseg3d.serving.worker import ModelWorker
 from tests.serving.fakes import FakeSource
 
 ROOT = Path(__file__).parents[2]
@@ -104,21 +106,42 @@ def test_folders_are_evaluated(tools: Tools, folders: AllowedFolders) -> None:
     assert values["Dice"] == pytest.approx(2 / 3)
 
 
-def test_a_scan_is_predicted_through_the_standard_streams(tiny_model: Path, scan_file: Path, tmp_path: Path) -> None:
-    words = ["-m", str(tiny_model), "-f", "0", "--disable_tta", "-device", "cpu"]
-    places = ["--read", str(scan_file.parent), "--write", str(tmp_path / "out")]
-    command = StdioServerParameters(
-        command=sys.executable, args=["-m", "detseg3d", "mcp", *words, *places], cwd=ROOT, env={"OMP_NUM_THREADS": "1"}
-    )
+def test_a_result_is_described(
+    tools: Tools, folders: AllowedFolders, real_worker: ModelWorker, scan_file: Path
+) -> None:
+    outcome = real_worker.run(PredictTask("brain", folders.write / "brain", (scan_file,)))
+    result = call(create_server(tools), "describe_lesions", folder=str(folders.write / "brain"), case="brain")
+    content = result.structured_content
+    assert content["lesion_count"] == len(content["lesions"]) == outcome.lesions > 0
+    volumes = [lesion["volume_mm3"] for lesion in content["lesions"]]
+    assert volumes == sorted(volumes, reverse=True) and sum(volumes) == pytest.approx(content["total_volume_mm3"])
+    missing = call(create_server(tools), "describe_lesions", folder=str(folders.write / "brain"), case="other")
+    assert missing.is_error and "does not exist" in missing.content[0].text
+
+
+COMMAND = """
+import sys
+sys.path.insert(0, {root!r})
+import detseg3d.cli.mcp as command
+from tests.serving.fakes import FakeSource
+command._models = lambda options: {{"fake": FakeSource()}}
+if __name__ == "__main__":
+    raise SystemExit(command.main(sys.argv[1:]))
+"""
+
+
+def test_the_command_talks_through_the_standard_streams(folders: AllowedFolders, tmp_path: Path) -> None:
+    script = tmp_path / "mcp_with_fake.py"
+    script.write_text(COMMAND.format(root=str(ROOT)), encoding="utf-8")
+    (folders.read[0] / "a.nii.gz").write_text("fail", encoding="utf-8")
+    words = [str(script), "--read", str(folders.read[0]), "--write", str(folders.write)]
+    command = StdioServerParameters(command=sys.executable, args=words, cwd=ROOT)
 
     async def ask() -> tuple[Any, Any]:
         async with Client(command) as client:
-            predicted = await client.call_tool("predict_scan", {"scans": [str(scan_file)], "case": "brain"})
-            folder = predicted.structured_content["folder"]
-            return predicted, await client.call_tool("describe_lesions", {"folder": folder, "case": "brain"})
+            models = await client.call_tool("list_models", {})
+            return models, await client.call_tool("predict_scan", {"scans": ["a.nii.gz"], "case": "a"})
 
-    predicted, described = anyio.run(ask)
-    assert not predicted.is_error
-    assert predicted.structured_content["result"] == described.structured_content
-    assert described.structured_content["lesion_count"] == len(described.structured_content["lesions"]) > 0
-    assert (tmp_path / "out" / "brain" / "instances" / "brain.nii.gz").is_file()
+    models, predicted = anyio.run(ask)
+    assert models.structured_content == {"result": [{"name": "fake"}]}
+    assert predicted.is_error and "is broken" in predicted.content[0].text

@@ -1,21 +1,17 @@
-"""The service as a process: its start, its end, and the real model behind it."""
+"""The service as a process: its start and its end."""
 
 from __future__ import annotations
 
-import io
 import json
 import signal
 import socket
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pydicom
 import pytest
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
@@ -24,97 +20,80 @@ import httpx
 
 from detseg3d.cli.serve import main
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.data.images import read_image
 from detseg3d.serving.server import run_service
 from detseg3d.serving.settings import Access, ServiceLimits
-from tests.data.formats.dicom.builders import MR, SeriesBuilder
-from tests.scans import make_scan
 from tests.serving.fakes import FakeSource
 
 ROOT = Path(__file__).parents[2]
 
 
-class Running:
-    """A service in a process of its own."""
-
-    def __init__(self, words: list[str], log: Path) -> None:
-        self.log = log
-        command = [sys.executable, "-m", "detseg3d", "serve", "--port", "0", "-device", "cpu", *words]
-        with log.open("w", encoding="utf-8") as handle:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=handle, stderr=handle)
-
-    def wait_for_address(self) -> str:
-        for _ in range(1200):
-            text = self.log.read_text(encoding="utf-8")
-            if "answers at" in text:
-                return text.split("answers at ")[1].split(";")[0]
-            assert self.process.poll() is None, text
-            time.sleep(0.1)
-        raise AssertionError(text)
+SCRIPT = """
+import sys
+sys.path.insert(0, {root!r})
+import detseg3d.cli.serve as command
+from tests.serving.fakes import ReadingSource
+command.model_source = lambda options: ReadingSource()
+if __name__ == "__main__":
+    raise SystemExit(command.main(sys.argv[1:]))
+"""
 
 
-@pytest.fixture(scope="module")
-def running(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("service")
-    words = ["-m", str(tiny_model), "-f", "0", "--disable_tta", "--folder", str(folder / "jobs")]
-    service = Running(words, folder / "log")
-    yield service
-    service.process.kill()
-    service.process.wait()
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """A service with a model that only reads the scans."""
+    script = tmp_path / "serve.py"
+    script.write_text(SCRIPT.format(root=str(ROOT)), encoding="utf-8")
+    return [sys.executable, str(script), "--port", "0", "--folder", str(tmp_path / "jobs")]
 
 
-def finished(client: httpx.Client, job_id: str) -> dict[str, Any]:
-    for _ in range(1200):
-        job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
-        if job["state"] in ("succeeded", "failed"):
-            return job
-        time.sleep(0.1)
-    raise AssertionError(job)
+@contextmanager
+def started(command: list[str], log: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+    """Start a service, and yield its process and a client."""
+    with log.open("w", encoding="utf-8") as handle, subprocess.Popen(command, stdout=handle, stderr=handle) as process:
+        try:
+            for _ in range(1200):
+                text = log.read_text(encoding="utf-8")
+                if "answers at" in text:
+                    break
+                assert process.poll() is None, text
+                time.sleep(0.05)
+            address = text.split("answers at ")[1].split(";")[0]
+            with httpx.Client(base_url=address, timeout=60) as client:
+                yield process, client
+        finally:
+            process.kill()
 
 
-def test_a_service_predicts_dicom_survives_its_worker_and_ends_in_order(
-    running: Running, scan_file: Path, tmp_path: Path
+def end(process: subprocess.Popen[bytes], number: signal.Signals) -> int:
+    process.send_signal(number)
+    return process.wait(30)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM for other processes")
+def test_a_service_that_is_ended_or_killed_continues_its_jobs(
+    command: list[str], scan_file: Path, tmp_path: Path
 ) -> None:
-    """One process for all, because its start takes seconds."""
-    image, _ = make_scan(77)
-    voxels = np.rint(image).astype("int16")
-    SeriesBuilder(voxels, spacing=(1.0, 1.0, 1.0), sop_class=MR).write(tmp_path / "series")
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for path in (tmp_path / "series").iterdir():
-            archive.write(path, f"study/{path.name}")
-    with httpx.Client(base_url=running.wait_for_address(), timeout=60) as client:
-        # DICOM in, DICOM out
-        sent = client.post("/v1/jobs", files={"file": ("anna.zip", stream.getvalue())}).json()
-        job = finished(client, sent["id"])
-        assert job["error"] is None and job["lesions"] > 0 and not any("report" in text for text in job["warnings"])
-        names = "lesions.json instances.nii.gz mask.nii.gz segmentation.dcm report.dcm report.html viewer.json"
-        assert [result["name"] for result in job["results"]] == names.split()
-        results = {name: client.get(f"/v1/jobs/{job['id']}/results/{name}").content for name in names.split()}
-        lesions = json.loads(results["lesions.json"])["lesions"]
-        segmentation = pydicom.dcmread(io.BytesIO(results["segmentation.dcm"]))
-        assert len(segmentation.SegmentSequence) in (len(lesions), len(lesions) + 1)  # a label map has a background
-        assert pydicom.dcmread(io.BytesIO(results["report.dcm"])).Modality == "SR"
-        (tmp_path / "map.nii.gz").write_bytes(results["instances.nii.gz"])
-        assert read_image(tmp_path / "map.nii.gz").array.max() == len(lesions) == job["lesions"]
-        assert b"<svg" in results["report.html"]
-        assert set(json.loads(results["viewer.json"])["layers"]) == {"image", "prediction"}
-        # A broken file, and a worker that is killed
-        broken = client.post("/v1/jobs", files={"file": ("x.nii.gz", scan_file.read_bytes()[:400])}).json()
-        error = finished(client, broken["id"])["error"]
-        assert error["file"] == "x.nii.gz" and str(tmp_path.parent.parent) not in json.dumps(error)
-        metrics = client.get("/metrics").text
-        assert 'detseg3d_jobs_total{outcome="failed"} 1' in metrics
-        # SIGTERM: the job that waits stays in the folder
-        waiting = client.post("/v1/jobs", files={"file": ("y.nii.gz", scan_file.read_bytes())}).json()
-    running.process.send_signal(signal.SIGTERM)
-    assert running.process.wait(30) == 128 + signal.SIGTERM
-    log = running.log.read_text(encoding="utf-8")
-    assert log.splitlines()[-1] == "detseg3d_serve: interrupted (SIGTERM)" and "Traceback" not in log
-    jobs = running.log.parent / "jobs"
-    assert sorted(path.name for path in jobs.iterdir()) == sorted([job["id"], broken["id"], waiting["id"]])
-    left = json.loads((jobs / waiting["id"] / "job.json").read_text(encoding="utf-8"))
-    assert left["state"] in ("queued", "succeeded")
+    log = tmp_path / "log"
+    with started(command, log) as (process, client):
+        done = client.post("/v1/jobs", files={"file": ("a.nii.gz", scan_file.read_bytes())}).json()["id"]
+        assert "succeeded" in client.get(f"/v1/jobs/{done}/events").text
+        # SIGTERM while a scan is predicted, another waits, and a client follows the first
+        jobs = [client.post("/v1/jobs", files={"file": ("b.slow", b"slow")}).json()["id"] for _ in range(2)]
+        with client.stream("GET", f"/v1/jobs/{jobs[0]}/events") as stream:
+            next(stream.iter_lines())
+            assert end(process, signal.SIGTERM) == 128 + signal.SIGTERM
+    text = log.read_text(encoding="utf-8")
+    assert text.splitlines()[-1].endswith("interrupted (SIGTERM)") and "Traceback" not in text
+    with started(command, log) as (process, client):
+        states = {job["id"]: job["state"] for job in client.get("/v1/jobs").json()}
+        assert set(states) == {done, *jobs} and states[done] == "succeeded"
+        assert end(process, signal.SIGKILL) == -signal.SIGKILL
+    with started(command, log) as (process, client):
+        texts = [client.get(f"/v1/jobs/{job}/events").text for job in jobs]
+        # The model of the tests reads no such file: both jobs end with an error that names the file.
+        assert all('"state": "failed"' in text and "b.slow" in text for text in texts)
+        assert client.get(f"/v1/jobs/{done}/results/lesions.json").status_code == 200
+        assert end(process, signal.SIGINT) == 128 + signal.SIGINT
 
 
 def test_the_program_refuses_to_start_without_a_token(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,6 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.images import read_image
 from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.predictor import Predictor
-from detseg3d.serving.model import ModelSource
 from detseg3d.serving.records import PredictTask, Stage
 from detseg3d.serving.worker import CancelledError, ModelWorker
 from detseg3d.system.json_files import read_json
@@ -31,16 +30,15 @@ def scan(folder: Path, content: str = "a scan") -> PredictTask:
 
 
 def test_a_scan_gets_the_lesions_of_the_predictor(
-    source: ModelSource, tiny_model: Path, scan_file: Path, tmp_path: Path
+    real_worker: ModelWorker, tiny_model: Path, scan_file: Path, tmp_path: Path
 ) -> None:
     stages: list[Stage] = []
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes(scan_file.read_bytes()[:500])
-    with ModelWorker(source) as worker:
-        with pytest.raises(DetSeg3DError) as caught:
-            worker.run(PredictTask("broken", tmp_path, (broken,)))
-        outcome = worker.run(PredictTask("scan", tmp_path, (scan_file,)), stages.append)
-        assert (caught.value.file, worker.starts) == (broken, 1)
+    with pytest.raises(DetSeg3DError) as caught:
+        real_worker.run(PredictTask("broken", tmp_path, (broken,)))
+    outcome = real_worker.run(PredictTask("scan", tmp_path, (scan_file,)), stages.append)
+    assert (caught.value.file, real_worker.starts) == (broken, 1)
     image, geometry = read_image(scan_file)
     predictor = Predictor.from_model_folder(tiny_model, ("0",), LoadOptions(device="cpu", use_mirroring=False))
     expected = predictor.predict_case(image[None].astype(np.float32), geometry)

@@ -1,35 +1,48 @@
-"""The page of the service in Chromium: drop a scan, see its lesions, delete it."""
+"""The service with a real model: DICOM in and out, the commands of the documentation, and the page in Chromium."""
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import queue
+import shutil
 import subprocess
+import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pydicom
 import pytest
 
 pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
+import httpx
 import uvicorn
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from detseg3d.data.images import read_image
 from detseg3d.serving.app import create_app
-from detseg3d.serving.model import ModelSource
 from detseg3d.serving.service import Service
 from detseg3d.serving.settings import Access, ServiceLimits
 from detseg3d.serving.store import JobStore
 from detseg3d.serving.worker import ModelWorker
+from tests.data.formats.dicom.builders import MR, SeriesBuilder
+from tests.documents import blocks_of
 from tests.integration.browser import CHROMIUM, FLAGS
+from tests.scans import make_scan
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "service.md"
 
 TOKEN = "a token for this test"
 # The script is served beside the page, because the policy of the page forbids scripts within it.
@@ -96,6 +109,14 @@ const offer = (name, text) => {
 """
 
 
+@dataclass(frozen=True)
+class Listening:
+    """A service in a thread: its address and its application."""
+
+    address: str
+    app: WithScript
+
+
 class WithScript:
     """The application with a further script on its page, and an address to which the script sends what it saw."""
 
@@ -139,37 +160,84 @@ def _add_script(send: Send) -> Send:
     return send_more
 
 
+@contextmanager
+def listening(worker: ModelWorker, folder: Path, token: str | None = None, script: str = "") -> Iterator[Listening]:
+    """Run a service in a thread."""
+    limits = ServiceLimits()
+    assert worker.description is not None
+    service = Service(worker.description, worker, JobStore(folder / "jobs", limits), limits, Access(token=token))
+    app = WithScript(create_app(service), script)
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    runner = service.runner()
+    runner.start()
+    while not server.started:
+        time.sleep(0.05)
+    try:
+        yield Listening(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", app)
+    finally:
+        service.stopping.set()
+        server.should_exit = True
+        thread.join()
+        runner.stop()
+
+
+def test_dicom_goes_in_and_dicom_comes_out(real_worker: ModelWorker, tmp_path: Path) -> None:
+    image, _ = make_scan(77)
+    voxels = np.rint(image).astype("int16")
+    SeriesBuilder(voxels, spacing=(1.0, 1.0, 1.0), sop_class=MR).write(tmp_path / "series")
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for path in (tmp_path / "series").iterdir():
+            archive.write(path, f"study/{path.name}")
+    with listening(real_worker, tmp_path) as service, httpx.Client(base_url=service.address, timeout=60) as client:
+        job = client.post("/v1/jobs", files={"file": ("anna.zip", stream.getvalue())}).json()
+        events = client.get(f"/v1/jobs/{job['id']}/events").text
+        assert '"stage": "searching"' in events
+        job = client.get(f"/v1/jobs/{job['id']}").json()
+        assert job["error"] is None and job["lesions"] > 0 and not any("report" in text for text in job["warnings"])
+        names = "lesions.json instances.nii.gz mask.nii.gz segmentation.dcm report.dcm report.html viewer.json"
+        assert [result["name"] for result in job["results"]] == names.split()
+        results = {name: client.get(f"/v1/jobs/{job['id']}/results/{name}").content for name in names.split()}
+    lesions = json.loads(results["lesions.json"])["lesions"]
+    segmentation = pydicom.dcmread(io.BytesIO(results["segmentation.dcm"]))
+    assert len(segmentation.SegmentSequence) in (len(lesions), len(lesions) + 1)  # a label map has a background
+    assert pydicom.dcmread(io.BytesIO(results["report.dcm"])).Modality == "SR"
+    (tmp_path / "map.nii.gz").write_bytes(results["instances.nii.gz"])
+    assert read_image(tmp_path / "map.nii.gz").array.max() == len(lesions) == job["lesions"]
+    assert b"<svg" in results["report.html"]
+    assert set(json.loads(results["viewer.json"])["layers"]) == {"image", "prediction"}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_commands_of_the_documentation_work(real_worker: ModelWorker, scan_file: Path, tmp_path: Path) -> None:
+    (block,) = [block for block in blocks_of(PAGE) if "curl" in block.text]
+    shutil.copyfile(scan_file, tmp_path / "brain.nii.gz")
+    with listening(real_worker, tmp_path) as service:
+        text = block.text.replace("http://127.0.0.1:8765", service.address).replace("python", sys.executable)
+        done = subprocess.run(["bash", "-ec", text], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert httpx.get(f"{service.address}/v1/jobs").json() == []
+    assert done.stdout.count("event: job") >= 2
+    lesions = json.loads((tmp_path / "lesions.json").read_text(encoding="utf-8"))["lesions"]
+    assert read_image(tmp_path / "instances.nii.gz").array.max() == len(lesions) > 0
+
+
 @pytest.fixture(scope="module")
-def seen(source: ModelSource, scan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """Return what the script recorded on the page of a real service."""
+def seen(real_worker: ModelWorker, scan_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what the script recorded on the page of a service."""
     folder = tmp_path_factory.mktemp("page")
     content = scan_file.read_bytes()
     script = SCRIPT.replace("TOKEN", TOKEN)
     for name, data in (("BROKEN", content[:300]), ("SCAN", content)):
         script = script.replace(f'"{name}"', json.dumps(base64.b64encode(data).decode()))
-    with ModelWorker(source) as worker:
-        model = worker.start()
-        limits = ServiceLimits()
-        service = Service(model, worker, JobStore(folder / "jobs", limits), limits, Access(token=TOKEN))
-        watched = WithScript(create_app(service), script)
-        config = uvicorn.Config(watched, port=0, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        runner = service.runner()
-        runner.start()
-        while not server.started:
-            time.sleep(0.05)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        try:
-            yield watched.look(f"http://127.0.0.1:{port}/", folder)
-        finally:
-            service.stopping.set()
-            server.should_exit = True
-            thread.join()
-            runner.stop()
+    with listening(real_worker, folder, TOKEN, script) as service:
+        return service.app.look(f"{service.address}/", folder)
 
 
+@needs_chromium
 def test_the_page_shows_the_lesions_of_a_scan(seen: dict[str, Any]) -> None:
     assert seen["errors"] == []
     count = int(seen["summary"].split(" ")[0])
@@ -179,20 +247,24 @@ def test_the_page_shows_the_lesions_of_a_scan(seen: dict[str, Any]) -> None:
     assert seen["report"] > 1000
 
 
+@needs_chromium
 def test_slices_and_outlines_are_drawn_and_follow_the_chosen_lesion(seen: dict[str, Any]) -> None:
     (grey, colored), (_, plain) = seen["drawn"], seen["plain"]
     assert grey > 1000 and colored > plain + 20
     assert seen["moved"]
 
 
+@needs_chromium
 def test_an_error_is_shown_as_text(seen: dict[str, Any]) -> None:
     assert "<img src=x onerror=alert(1)>.nii.gz" in seen["failure"]
     assert seen["images"] == 0
 
 
+@needs_chromium
 def test_a_scan_is_deleted_on_request(seen: dict[str, Any]) -> None:
     assert (seen["hidden"], seen["left"]) == (True, 1)  # the scan that failed is left
 
 
+@needs_chromium
 def test_the_page_asks_no_other_server(seen: dict[str, Any]) -> None:
     assert len(set(seen["requests"])) == 1
