@@ -20,8 +20,8 @@ import pytest
 if TYPE_CHECKING:
     from detseg3d.planning.plans import Plans
 
-# A busy machine must not fail a test.
-hypothesis.settings.register_profile("detseg3d", deadline=None)
+# A busy machine must not fail a test. Every run draws other examples, so fewer of them are enough each time.
+hypothesis.settings.register_profile("detseg3d", deadline=None, max_examples=40)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=20_000)
 hypothesis.settings.load_profile("detseg3d")
 
