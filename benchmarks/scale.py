@@ -127,13 +127,13 @@ def measure_commands(root: Path, cases: int, _steps: Sequence[str] | None) -> It
     plan = ["-d", "1", *roots[:2], *quiet, "-np", "0", "--inference_gb", "0.6", "--training_gb", "2"]
     yield run("plan_and_preprocess", [*plan, "--no_pp"], "planning", cases, [prepared])
     yield run("plan_and_preprocess", [*plan, "--keep_plans"], "preprocessing", cases, [prepared / "cases"])
-    yield run("plan_and_preprocess", [*plan, "--keep_plans"], "the same again, nothing to do", cases, [])
+    yield run("plan_and_preprocess", [*plan, "--keep_plans"], "preprocessing again, nothing to do", cases, [])
     train = ["1", "0", *roots, *quiet, "--steps", "2", "--device", "cpu", "--shifted_scans", "0", "--disable_tta"]
     yield run("train", train, "training of 2 steps, validation of a fifth", cases, [model])
     out = root / "predicted"
     predict = ["-i", raw / "imagesTr", "-o", out, "-m", model, *quiet, "--disable_tta", "--device", "cpu"]
     yield run("predict", predict, "prediction", cases, [out])
-    yield run("predict", [*predict, "--continue_prediction"], "the same again, nothing to do", cases, [])
+    yield run("predict", [*predict, "--continue_prediction"], "prediction again, nothing to do", cases, [])
     evaluation = root / "evaluation"
     evaluate = ["-gt", raw / "labelsTr", "-pred", out, "-o", evaluation, *quiet, "-np", "0", "--report"]
     yield run("evaluate", evaluate, "evaluation with report", cases, [evaluation])

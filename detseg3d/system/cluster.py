@@ -141,7 +141,7 @@ class ClusterEngine:
                     index = running.pop(future)
                     yield index, self._result(future, items[index])
         finally:
-            if running:
+            if running or waiting:
                 self._cancel(list(running), len(waiting))
 
     def _submit(self, function: Future, item: Any, name: str) -> Future:
@@ -362,7 +362,10 @@ def _scheduler_address(address: str) -> str:
 
 
 def _workers_of(client: Client) -> list[_Worker]:
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    try:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    except OSError as error:  # Dask's errors of connections are of this kind
+        raise _lost_scheduler() from error
     return [_Worker(worker["nthreads"], worker.get("resources", {})) for worker in workers]
 
 

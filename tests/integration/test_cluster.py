@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -102,6 +103,31 @@ def test_resources_are_demanded_only_if_workers_declare_them(
     # No worker declares a GPU. A task that demanded one would wait forever.
     with opened_cluster(ClusterRequest(str(cluster.scheduler_file), resources={"GPU": 1})) as engine:
         assert run_cases(square, [3], Run(engine=engine))[0].value == 9
+
+
+def test_the_loss_of_the_scheduler_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
+    from detseg3d.system.cluster import ClusterRequest, opened_cluster
+
+    with (
+        dask_cluster(tmp_path, ["--no-nanny"]) as own,
+        opened_cluster(ClusterRequest(str(own.scheduler_file))) as engine,
+    ):
+        results = engine.results(time.sleep, [0, 60])
+        assert next(results)[1].error is None
+        own.processes[0].kill()
+        start = time.monotonic()
+        with pytest.raises(DetSeg3DError):
+            next(results)
+    assert time.monotonic() - start < 30
+
+
+def test_an_interrupted_run_cancels_the_cases_that_have_not_begun(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    assert run.engine is not None
+    results = run.engine.results(square, range(20))
+    next(results)
+    results.close()  # as an interruption does
+    [message] = [record.getMessage() for record in caplog.records if "cancelled" in record.getMessage()]
+    assert message.startswith(("18 ", "19 "))  # two workers, or one after the tests that kill workers
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
