@@ -24,6 +24,7 @@ from torch.nn import functional
 from detseg3d.models.networks.blocks import Conv3d, ConvNormAct, GroupNorm, ResidualBlock, enlarge, space_to_depth
 from detseg3d.models.networks.detector import Detector, DetectorOutput, LevelOutput
 from detseg3d.planning.slabs import slabs_of_stages
+from detseg3d.system.memory import release_freed_memory
 
 __all__ = ["detect_in_slabs", "runs_in_slabs"]
 
@@ -278,12 +279,14 @@ class _SlabRun:
                 del part  # before the next slab needs the memory
             assert statistics is not None and norm is not None
             self._norms.learn(norm, statistics)
+            release_freed_memory()
         for slab in slabs:
             part = self._part(output, slab.start, slab.stop)
             result = self._norms.apply(last_norm, part)
             if isinstance(last, ResidualBlock):
                 result = result + read(slab.start, slab.stop)
             part.copy_(activation(result))
+        release_freed_memory()
         return output
 
     def _advance(self, layers: Sequence[Layer], image: torch.Tensor) -> tuple[torch.Tensor, GroupNorm | None]:
