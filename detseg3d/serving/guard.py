@@ -28,6 +28,8 @@ COOKIE = "detseg3d_session"
 
 _FREE = ("/health", "/", "/v1/session", "/docs")
 _FREE_FOLDER = "/assets/"
+_UPLOADS = "/v1/jobs"
+_MAX_BODY_BYTES = 8192  # of every request that is not an upload
 _ENTRIES = ("/", "/docs")  # a link on another page may lead here
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -92,6 +94,8 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
             raise _foreign(origin)
+        if path != _UPLOADS:
+            _check_body(headers)
         site = headers.get("sec-fetch-site", "none")
         if site not in ("none", "same-origin") and path not in _ENTRIES:
             raise _foreign(site)
@@ -117,6 +121,18 @@ class Guard:
             if cookie is not None and secrets.compare_digest(cookie.value.encode(), self._session.encode()):
                 return True
         return False
+
+
+def _check_body(headers: Headers) -> None:
+    """Raise an error if a request has a large body, before the body takes memory."""
+    length = headers.get("content-length", "0")
+    if "transfer-encoding" in headers or not length.isdecimal() or int(length) > _MAX_BODY_BYTES:
+        raise RefusalError(
+            413,
+            "the body of the request is too large, or its size is not stated",
+            expected=f"at most {_MAX_BODY_BYTES} bytes",
+            remedy=f"send scans to {_UPLOADS}",
+        )
 
 
 def _name(host: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from detseg3d.core.version import __version__
-from detseg3d.reporting.html.report import asset as report_asset
 from detseg3d.serving.model import ModelDescription
 from detseg3d.serving.refusal import RefusalError
 
@@ -75,12 +74,10 @@ def asset(name: str) -> tuple[str, str]:
     RefusalError
         With the status 404 if there is no such file.
     """
-    if name in _OWN:
-        content = (files("detseg3d.serving") / "assets" / name).read_text(encoding="utf-8")
-    elif name in _OF_REPORTS:
-        content = report_asset(name)
-    else:
+    if name not in (*_OWN, *_OF_REPORTS):
         raise RefusalError(404, "there is no such file")
+    package = "detseg3d.serving" if name in _OWN else "detseg3d.reporting.html"
+    content = (files(package) / "assets" / name).read_text(encoding="utf-8")
     return content, _TYPES[name[name.rindex(".") :]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -92,19 +93,21 @@ class ErrorRecord(JsonRecord):
         """Return the error for a command line."""
         return DetSeg3DError(self.problem, file=self.file, value=self.value, expected=self.expected, remedy=self.remedy)
 
-    def for_client(self, names: Mapping[str, str]) -> ErrorRecord:
+    def for_client(self, names: Mapping[str, str], folder: Path | None = None) -> ErrorRecord:
         """Return the record without folders of this machine.
 
         Parameters
         ----------
         names : mapping of str to str
             The client's name of each stored file, by its name on this machine.
+        folder : Path, optional
+            Folder of the files. Its name may have spaces, by which a path in a text cannot be told from words.
         """
         texts = (self.problem, self.file, self.value, self.expected, self.remedy)
-        return ErrorRecord(*(None if text is None else without_paths(text, names) for text in texts))  # type: ignore[arg-type]
+        return ErrorRecord(*(None if text is None else without_paths(text, names, folder) for text in texts))  # type: ignore[arg-type]
 
 
-def without_paths(text: str, names: Mapping[str, str] | None = None) -> str:
+def without_paths(text: str, names: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
     """Return a text in which each absolute path is reduced to the name of its file.
 
     Parameters
@@ -112,12 +115,16 @@ def without_paths(text: str, names: Mapping[str, str] | None = None) -> str:
     text : str
     names : mapping of str to str, optional
         Replacements of the names.
+    folder : Path, optional
+        A folder that is removed even if its name has spaces.
 
     Examples
     --------
     >>> without_paths("/var/jobs/7f/input/scan_0000.nii.gz is empty", {"scan_0000.nii.gz": "brain.nii.gz"})
     'brain.nii.gz is empty'
     """
+    if folder is not None:
+        text = text.replace(f"{folder}{os.sep}", os.sep).replace(str(folder), "the folder of the job")
     text = _FOLDERS.sub("", text)
     for stored, name in (names or {}).items():
         text = text.replace(stored, name)

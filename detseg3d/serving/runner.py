@@ -10,7 +10,7 @@ import time
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.serving.channels import client_names
 from detseg3d.serving.metrics import ServiceMetrics
-from detseg3d.serving.records import ErrorRecord, Job, PredictTask, Stage
+from detseg3d.serving.records import ErrorRecord, Job, PredictTask, Stage, without_paths
 from detseg3d.serving.settings import ServiceLimits
 from detseg3d.serving.store import JobFolder, JobStore
 from detseg3d.serving.worker import CancelledError, ModelWorker
@@ -117,9 +117,9 @@ class JobRunner:
                 shutil.rmtree(folder.path, ignore_errors=True)
         except DetSeg3DError as error:
             logger.error("job %s failed: %s", job.id, error)
-            self._finish_failed(job, ErrorRecord.of(error).for_client(names))
+            self._finish_failed(job, ErrorRecord.of(error).for_client(names, folder.path))
         else:
-            warnings = tuple(ErrorRecord(text).for_client(names).problem for text in outcome.warnings)
+            warnings = tuple(without_paths(text, names, folder.path) for text in outcome.warnings)
             self._store.finish(job.id, lesions=outcome.lesions, warnings=warnings)
             logger.info("job %s: %d lesion(s)", job.id, outcome.lesions)
         finally:

@@ -201,11 +201,14 @@ class _Watch:
             inputs = self._list()
             waiting = [scan for scan in inputs if not self._is_done(scan)]
             self._seen = {scan.name: self._seen[scan.name] for scan in waiting if scan.name in self._seen}
+            predicted = 0
             for scan in waiting:
                 if is_stopped():
-                    return self._state
+                    break
                 if self._is_quiet(scan, clock()):
-                    self._predict(scan)
+                    predicted += self._predict(scan)
+            if predicted:
+                write_tables(self._output)  # once for all scans, because it reads all results
             if self._options.once and all(self._is_done(scan) for scan in waiting):
                 return self._state
             end = clock() + self._options.poll_seconds
@@ -224,7 +227,8 @@ class _Watch:
             return self._options.quiet_seconds <= 0
         return now - seen.since >= self._options.quiet_seconds
 
-    def _predict(self, scan: _Input) -> None:
+    def _predict(self, scan: _Input) -> bool:
+        """Predict a scan and store the outcome; return whether it succeeded."""
         known = self._state.find(scan.name)
         attempts = known.attempts if known is not None and known.signature == scan.signature else 0
         record = WatchedScan(scan.name, scan.signature, ScanState.BEGUN, attempts + 1)
@@ -242,10 +246,10 @@ class _Watch:
         except DetSeg3DError as error:
             logger.error("%s failed: %s", scan.name, error)
             self._store(replace(record, state=ScanState.FAILED, finished=_now(), error=ErrorRecord.of(error)))
-        else:
-            logger.info("%s: %d lesion(s)", scan.name, outcome.lesions)
-            self._store(replace(record, state=ScanState.SUCCEEDED, finished=_now(), lesions=outcome.lesions))
-            write_tables(self._output)
+            return False
+        logger.info("%s: %d lesion(s)", scan.name, outcome.lesions)
+        self._store(replace(record, state=ScanState.SUCCEEDED, finished=_now(), lesions=outcome.lesions))
+        return True
 
     def _store(self, scan: WatchedScan) -> None:
         self._state = self._state.with_scan(scan)

@@ -246,6 +246,15 @@ def test_a_token_is_needed_for_everything_but_the_page_and_the_state(fake_worker
     assert client.get("/v1/jobs", headers={"Cookie": "detseg3d_session=x"}).status_code == 401
 
 
+def test_a_large_body_is_refused_where_no_scan_is_expected(idle: TestClient) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b'{"token": "'
+
+    for content in (b"x" * 10_000, pieces()):
+        assert idle.post("/v1/session", content=content).status_code == 413
+    assert idle.post("/v1/session", json={"token": "x" * 5000}).status_code == 422
+
+
 def test_every_answer_has_the_headers_for_security(idle: TestClient) -> None:
     for path in ("/", "/docs", "/v1/jobs", "/nothing", "/assets/page.js"):
         headers = idle.get(path).headers

@@ -70,7 +70,7 @@ def end(process: subprocess.Popen[bytes], number: signal.Signals) -> int:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM for other processes")
-def test_a_service_that_is_ended_or_killed_continues_its_jobs(
+def test_a_service_that_is_started_again_continues_its_jobs(
     command: list[str], scan_file: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -87,8 +87,6 @@ def test_a_service_that_is_ended_or_killed_continues_its_jobs(
     with started(command, log) as (process, client):
         states = {job["id"]: job["state"] for job in client.get("/v1/jobs").json()}
         assert set(states) == {done, *jobs} and states[done] == "succeeded"
-        assert end(process, signal.SIGKILL) == -signal.SIGKILL
-    with started(command, log) as (process, client):
         texts = [client.get(f"/v1/jobs/{job}/events").text for job in jobs]
         # The model of the tests reads no such file: both jobs end with an error that names the file.
         assert all('"state": "failed"' in text and "b.slow" in text for text in texts)
