@@ -66,9 +66,7 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("folds", "seed", "shape"), [((0,), 40, (30, 36, 33)), ((0, 1), 41, (21, 50, 40)), ((1,), 42, (17, 30, 31))]
-)
+@pytest.mark.parametrize(("folds", "seed", "shape"), [((1,), 40, (30, 36, 33)), ((0, 1), 41, (21, 40, 35))])
 def test_all_backends_find_the_same_lesions(
     whole_model: Path, files: Files, backend: Backend, folds: tuple[int, ...], seed: int, shape: tuple[int, ...]
 ) -> None:
@@ -89,10 +87,10 @@ def test_mirrored_copies_are_averaged(tiny_model: Path, files: Files, backend: B
     plain, mirrored = (load(files[backend], backend, (0,)) for _ in range(2))
     wanted = load(tiny_model, Backend.TORCH, (0,))
     plain.mirror_axes, mirrored.mirror_axes, wanted.mirror_axes = (), (0, 2), (0, 2)
-    scores = [[lesion.score for lesion in predict(model, scan).lesions] for model in (plain, mirrored)]
-    reference = wanted.find_candidates(scan[None], Geometry(scan.shape))
-    candidates = mirrored.find_candidates(scan[None], Geometry(scan.shape))
-    assert scores[0] != scores[1]
+    usual, candidates, reference = (
+        model.find_candidates(scan[None], Geometry(scan.shape)) for model in (plain, mirrored, wanted)
+    )
+    assert usual.detections.scores.tolist() != candidates.detections.scores.tolist()
     assert candidates.detections.scores == pytest.approx(reference.detections.scores, abs=1e-3)
 
 
@@ -137,8 +135,8 @@ def test_an_exported_model_can_be_installed(files: Files, backend: Backend, tmp_
 
 def test_a_trained_and_an_exported_model_give_different_digests(whole_model: Path, files: Files) -> None:
     digests = {load(whole_model, Backend.TORCH).identity.digest}
-    digests |= {load(files[backend], backend).identity.digest for backend in BACKENDS}
-    assert len(digests) == 3
+    digests |= {load(files[Backend.ONNXRUNTIME], Backend.ONNXRUNTIME).identity.digest}
+    assert len(digests) == 2
 
 
 def flip_a_bit(content: ModelContent) -> None:
