@@ -59,7 +59,6 @@ class ModelWorker:
         self._lock = threading.Lock()
         self.description: ModelDescription | None = None
         self.starts = 0
-        self._is_busy = False
 
     def __enter__(self) -> ModelWorker:
         return self
@@ -96,9 +95,7 @@ class ModelWorker:
         with self._lock:
             self._process, self._connection = process, connection
         self.starts += 1
-        self._is_busy = True
         message = self._receive(time.monotonic() + _MAX_LOADING_SECONDS, is_cancelled)
-        self._is_busy = False
         if message["kind"] == "failed":
             self.stop()
             raise ErrorRecord.from_json(message["error"]).to_error()
@@ -138,7 +135,6 @@ class ModelWorker:
         self.start(is_cancelled)
         assert self._connection is not None
         end = None if max_seconds is None else time.monotonic() + max_seconds
-        self._is_busy = True
         try:
             self._connection.send_bytes(json.dumps(task.to_json()).encode("utf-8"))
         except OSError as error:
@@ -148,7 +144,6 @@ class ModelWorker:
             if message["kind"] == "stage":
                 on_stage(Stage(message["stage"]))
                 continue
-            self._is_busy = False
             if message["kind"] == "done":
                 return TaskOutcome.from_json(message["outcome"])
             raise ErrorRecord.from_json(message["error"]).to_error()
@@ -158,14 +153,11 @@ class ModelWorker:
         with self._lock:
             process, self._process = self._process, None
             connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()  # a process that waits for a task ends
         if process is not None:
-            process.join(0.0 if self._is_busy else _STOP_SECONDS)
-            if process.is_alive():
-                process.kill()
-                process.join()
-        self._is_busy = False
+            process.kill()  # it ignores other signals; an unfinished file has a temporary name
+            process.join()
+        if connection is not None:
+            connection.close()
 
     def _receive(self, end: float | None, is_cancelled: Callable[[], bool]) -> dict[str, Any]:
         """Return the next message. If there will not be one, end the process and raise an error."""
