@@ -136,6 +136,7 @@ class ClusterEngine:
                 except queue.Empty:
                     raise_if_interrupted()
                     self._check_connection()
+                    slots.count()  # it tells the user if there is no worker
                     continue
                 if future is not None:
                     index = running.pop(future)
@@ -211,7 +212,9 @@ class _Slots:
     def count(self) -> int:
         """Return the number of cases; at least 1, so that a case waits for the first worker."""
         if time.monotonic() - self._counted > _SECONDS_BETWEEN_COUNTS:
-            before, self._count = self._count, sum(map(self._fits, _workers_of(self._client)))
+            workers = _workers_of(self._client)
+            _check_threads(workers)
+            before, self._count = self._count, sum(map(self._fits, workers))
             self._counted = time.monotonic()
             if before not in (0, self._count):
                 logger.info("the cluster has %d worker(s) now, after %d", self._count, before)
@@ -255,14 +258,7 @@ def opened_cluster(request: ClusterRequest) -> Iterator[ClusterEngine]:
         client = stack.enter_context(_connected(distributed, request.address))
         workers = _first_workers(client)
         _check_versions(client)
-        busy = [worker.threads for worker in workers if worker.threads != 1]
-        if busy:
-            raise DetSeg3DError(
-                "workers of the cluster run several cases at the same time, which share memory and threads",
-                value=f"{len(busy)} of {len(workers)} workers with {max(busy)} threads",
-                expected="one thread for each worker",
-                remedy="start them with dask worker --nthreads 1, and with --nworkers N for N processes",
-            )
+        _check_threads(workers)
         conditions = Conditions(
             version=__version__,
             python=python_version(),
@@ -328,7 +324,7 @@ def _local_cluster(distributed: Any, address: str) -> Iterator[Any]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # otherwise a second command warns that the port is in use
             memory_limit=0,  # as for -np; the commands check the memory that a case needs
             silence_logs=logging.CRITICAL,
         )
@@ -367,6 +363,18 @@ def _workers_of(client: Client) -> list[_Worker]:
     except OSError as error:  # Dask's errors of connections are of this kind
         raise _lost_scheduler() from error
     return [_Worker(worker["nthreads"], worker.get("resources", {})) for worker in workers]
+
+
+def _check_threads(workers: Sequence[_Worker]) -> None:
+    """Raise an error if a worker runs several cases at the same time, which would share memory and threads."""
+    others = [worker.threads for worker in workers if worker.threads != 1]
+    if others:
+        raise DetSeg3DError(
+            "workers of the cluster run several cases at the same time",
+            value=f"{len(others)} of {len(workers)} workers with {max(others)} threads",
+            expected="one thread for each worker",
+            remedy="start them with dask worker --nthreads 1, and with --nworkers N for N processes",
+        )
 
 
 def _first_workers(client: Client) -> list[_Worker]:

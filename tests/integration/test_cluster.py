@@ -121,6 +121,18 @@ def test_the_loss_of_the_scheduler_is_an_error_and_not_a_wait(tmp_path: Path) ->
     assert time.monotonic() - start < 30
 
 
+def test_a_worker_with_several_threads_is_refused(tmp_path: Path) -> None:
+    from detseg3d.system.cluster import ClusterRequest, opened_cluster
+
+    with (
+        dask_cluster(tmp_path, ["--no-nanny", "--nthreads", "2"]) as own,
+        pytest.raises(DetSeg3DError) as caught,
+        opened_cluster(ClusterRequest(str(own.scheduler_file))),
+    ):
+        pass
+    assert caught.value.value == "1 of 1 workers with 2 threads"
+
+
 def test_an_interrupted_run_cancels_the_cases_that_have_not_begun(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     assert run.engine is not None
     results = run.engine.results(square, range(20))
