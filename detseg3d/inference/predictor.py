@@ -339,6 +339,7 @@ class Predictor:
         if all(model.runs_in_slabs for model in self.models):
             slabs = slabs_that_fit(self.plans, transform, self.device, limit, inference, several)
         needed = prediction_bytes(self.plans, transform, self.device, inference, Passes(slabs, several), precision)
+        needed *= max(model.memory_factor for model in self.models)
         if limit is not None and needed > limit:
             require_memory(
                 needed if self.memory_gb is None else needed + in_memory,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,8 @@ class TwoStageNetwork(ABC):
     """
 
     plans: Plans
+    memory_factor: ClassVar[float] = 1.0
+    """Memory of a prediction with this kind of network, divided by the memory with PyTorch."""
 
     @property
     def cell_sizes(self) -> tuple[tuple[float, float, float], ...]:

@@ -19,10 +19,12 @@ from detseg3d.core.precision import Precision
 from detseg3d.data.folders import ModelFolder
 from detseg3d.data.images import read_image, write_image
 from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_file import model_backend, opened_model
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction
 from detseg3d.pipeline.exchange import export_model, install_model
+from detseg3d.preprocessing.case import preprocess_case
 from detseg3d.system.device import compute_in
 from tests.scans import make_scan
 from tests.shared_models import ModelContent, changed_model, read_content
@@ -100,6 +102,18 @@ def test_a_scan_without_lesions_is_predicted(files: Files, backend: Backend) -> 
     result = predictor.predict_array(np.random.default_rng(0).normal(100, 10, (16, 18, 20)), (1, 1, 1))
     assert result.lesions == () or list(result.lesions) == []
     assert not result.instances.any()
+
+
+def test_exported_networks_are_expected_to_need_more_memory(tiny_model: Path, files: Files) -> None:
+    scan = make_scan(40)[0][None]
+    exported, usual = load(files[Backend.ONNXRUNTIME], Backend.ONNXRUNTIME, (0,)), load(tiny_model, Backend.TORCH, (0,))
+    transform = preprocess_case(scan, (1, 1, 1), usual.plans).transform
+    needed = prediction_bytes(usual.plans, transform, usual.device)
+    for predictor in (exported, usual):
+        predictor.memory_gb = (1.5 * needed + scan.nbytes) / 1e9
+    assert len(usual.find_candidates(scan, Geometry(scan.shape[1:])).detections) > 0
+    with pytest.raises(DetSeg3DError):
+        exported.find_candidates(scan, Geometry(scan.shape[1:]))
 
 
 def test_the_backend_of_a_file_is_the_default(whole_model: Path, files: Files) -> None:
