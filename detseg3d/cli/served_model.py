@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import add_precision_flag, add_root_flags, positive_float
-from detseg3d.cli.parser import CommandParser
+from detseg3d.cli.parser import CommandParser, own_word
+from detseg3d.core.backend import Backend
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 
@@ -32,6 +33,13 @@ def add_model_flags(parser: CommandParser) -> None:
     model.add_argument("-f", "--folds", nargs="+", metavar="F", help="folds to average (default: all trained folds)")
     model.add_argument(
         "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
+    )
+    model.add_argument(
+        "--backend",
+        type=own_word,
+        choices=[str(backend) for backend in Backend],
+        help="library that runs the networks; openvino and onnxruntime need a model of detseg3d_export_model --format "
+        "(default: the backend for which the model was exported, else torch)",
     )
     model.add_argument(
         "--disable_tta", action="store_true", help="do not average over flipped copies; about twice as fast"
@@ -65,7 +73,13 @@ def model_source(options: argparse.Namespace) -> ModelSource:
         raise DetSeg3DError("the model does not exist", file=path, remedy="check the path after -m")
     folds = None if options.folds is None else tuple(options.folds)
     return ModelSource(
-        path.absolute(), folds, options.device, options.precision, not options.disable_tta, options.memory_gb
+        path.absolute(),
+        folds,
+        options.device,
+        options.precision,
+        not options.disable_tta,
+        options.memory_gb,
+        None if options.backend is None else Backend(options.backend),
     )
 
 

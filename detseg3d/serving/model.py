@@ -37,7 +37,7 @@ class ModelOpener(Protocol):
 
 
 @dataclass(frozen=True)
-class ModelSource(JsonRecord):
+class ModelSource:
     """A trained model and the options with which it predicts.
 
     Attributes
@@ -53,6 +53,8 @@ class ModelSource(JsonRecord):
         Average over the mirrored copies that the plan names.
     memory_gb : float or None
         Memory in GB that a scan may take; by default the free memory.
+    backend : Backend or None
+        Library that runs the networks; by default the backend for which the model was exported, else PyTorch.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class ModelSource(JsonRecord):
     precision: Precision = Precision.AUTO
     use_mirroring: bool = True
     memory_gb: float | None = None
+    backend: Backend | None = None
 
     def open(self) -> OpenModel:
         """Load the model.
