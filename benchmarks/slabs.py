@@ -141,6 +141,7 @@ class MemoryTest:
     shape: tuple[int, int, int]
     memory_gb: float
     precision: Precision
+    candidate_threshold: float | None = None
 
 
 class _Messages(logging.Handler):
@@ -162,9 +163,13 @@ def measure_memory(test: MemoryTest) -> str:
     logging.getLogger("detseg3d").addHandler(messages)
     logging.getLogger("detseg3d").setLevel(logging.INFO)
     compute_in(CPU, test.precision)
-    predictor = Predictor.from_model_folder(
-        test.folder, (0,), LoadOptions(device="cpu", use_mirroring=False, memory_gb=test.memory_gb)
+    load = LoadOptions(
+        device="cpu",
+        use_mirroring=False,
+        memory_gb=test.memory_gb,
+        candidate_threshold=test.candidate_threshold,
     )
+    predictor = Predictor.from_model_folder(test.folder, (0,), load)
     scan, geometry = read_channels([test.scan])
     predictor.models[0].detect(torch.zeros(1, len(scan), *predictor.models[0].total_stride))
     before = status_bytes("VmRSS") - scan.nbytes
@@ -198,6 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     memory.add_argument("scan", type=Path)
     memory.add_argument("--shape", type=int, nargs=3, default=(600, 512, 512), help="voxels (z, y, x)")
     memory.add_argument("--memory_gb", type=float, nargs="+", required=True)
+    memory.add_argument(
+        "--candidate_threshold", type=float, help="a high threshold saves the time of Stage 2 (default: the plan's)"
+    )
     for command in (figures, memory):
         command.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     options = parser.parse_args(arguments)
@@ -208,7 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print("| limit GB | | measured GB | lesions | s |\n|---:|---|---:|---:|---:|", flush=True)
     for limit in options.memory_gb:
-        test = MemoryTest(options.model, options.scan, tuple(options.shape), limit, precision)
+        test = MemoryTest(
+            options.model, options.scan, tuple(options.shape), limit, precision, options.candidate_threshold
+        )
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             print(pool.apply(measure_memory, (test,)), flush=True)
 
