@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,16 @@ def kill_once(flag: Path, number: int) -> int:
 def kill_always(number: int) -> int:
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def kill_with_others(flag: Path, number: int) -> int:
+    """Kill the worker of case 1 until the other cases have ended, as if these cases were the reason."""
+    if number == 1 and not flag.exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    if number == 2:
+        flag.touch()
+    time.sleep(0.5)  # so that the worker of case 1 starts again meanwhile
     return number
 
 

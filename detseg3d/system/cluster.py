@@ -6,7 +6,8 @@ a case that always kills its worker would otherwise take innocent cases with it.
 of the scheduler.
 
 Dask runs a case again on another worker if its worker ends. It gives up after the worker of the case has ended four
-times (``distributed.scheduler.allowed-failures``), and the case becomes a result with an error. A case that raises an
+times (``distributed.scheduler.allowed-failures``). The case then runs once more when all others have ended, and becomes
+a result with an error if Dask gives up again. A case that raises an
 error is not run again, because it would raise the same error.
 """
 
@@ -112,6 +113,10 @@ class ClusterEngine:
             If the scheduler is lost, or a worker does not meet the conditions of the command.
         """
         waiting = deque(range(len(items)))
+        # Cases whose workers ended. Dask blames an ended worker also on a case that only waited there, so these cases
+        # run again at the end, one at a time. If the workers end then, too, the case is the reason.
+        suspects: deque[int] = deque()
+        alone: set[int] = set()
         running: dict[Future, int] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
         slots = _Slots(self._client, self._resources)
@@ -120,11 +125,14 @@ class ClusterEngine:
         # Dask makes it again if the worker that holds it ends.
         kept = self._client.submit(keep, function, key=f"detseg3d-{self._session}-{number}-function", pure=False)
         try:
-            while waiting or running:
+            while waiting or running or suspects:
+                if suspects and not waiting and not running:
+                    alone.add(suspects[0])
+                    waiting.append(suspects.popleft())
                 while waiting and len(running) < slots.count():
                     index = waiting.popleft()
                     try:
-                        future = self._submit(kept, items[index], f"{number}-{index}")
+                        future = self._submit(kept, items[index], f"{number}-{index}-{len(alone)}")
                     except Exception as error:  # the case cannot be pickled
                         self._check_connection()
                         yield index, CaseResult(items[index], error=portable(error))
@@ -140,10 +148,13 @@ class ClusterEngine:
                     continue
                 if future is not None:
                     index = running.pop(future)
+                    if index not in alone and len(items) > 1 and _is_killed(future):
+                        suspects.append(index)
+                        continue
                     yield index, self._result(future, items[index])
         finally:
-            if running or waiting:
-                self._cancel(list(running), len(waiting))
+            if running or waiting or suspects:
+                self._cancel(list(running), len(waiting) + len(suspects))
 
     def _submit(self, function: Future, item: Any, name: str) -> Future:
         return self._client.submit(
@@ -175,7 +186,7 @@ class ClusterEngine:
 
         if isinstance(error, KilledWorker):
             return DetSeg3DError(
-                "every worker that ran this case ended before the case was finished",
+                "every worker that ran this case, also alone, ended before the case was finished",
                 value=f"KilledWorker: {error.allowed_failures + 1} workers, the last one {error.last_worker.address}",
                 remedy="read the log of this worker; the usual reason is too little memory for one case",
             )
@@ -197,6 +208,13 @@ class ClusterEngine:
             not_begun,
             len(running),
         )
+
+
+def _is_killed(future: Future) -> bool:
+    """Return whether Dask gave a case up because its workers ended."""
+    from distributed import KilledWorker
+
+    return future.status == "error" and isinstance(future.exception(), KilledWorker)
 
 
 class _Slots:

@@ -17,7 +17,7 @@ from detseg3d.planning.plans import Plans
 from detseg3d.system.json_files import read_json
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
-from tests.cluster_functions import fail, kill_always, kill_once, square, warn_and_return_threads
+from tests.cluster_functions import fail, kill_always, kill_once, kill_with_others, square, warn_and_return_threads
 from tests.clusters import DaskCluster, dask_cluster
 from tests.scans import write_dataset
 
@@ -65,6 +65,13 @@ def test_a_case_whose_worker_is_killed_runs_again(run: Run, tmp_path: Path) -> N
     results = run_cases(partial(kill_once, tmp_path / "killed"), range(6), run)
     assert (tmp_path / "killed").exists()
     assert [(result.value, result.error) for result in results] == [(number, None) for number in range(6)]
+
+
+def test_a_case_whose_workers_ended_runs_again_when_the_others_have_ended(run: Run, tmp_path: Path) -> None:
+    """Another case may be the reason why its workers ended."""
+    assert run.engine is not None
+    results = list(run.engine.results(partial(kill_with_others, tmp_path / "quiet"), [1, 0, 0, 0, 0, 0, 2]))
+    assert sorted(result.value for _, result in results) == [0, 0, 0, 0, 0, 1, 2]
 
 
 def test_a_case_that_always_kills_its_worker_fails_and_stops_no_other(run: Run) -> None:
