@@ -102,7 +102,7 @@ class Access:
     @property
     def hosts(self) -> frozenset[str]:
         """Names that a client may use for the service, in lower case. An address for all networks is not a name."""
-        own = {"localhost", "127.0.0.1", "::1"} if self.is_local or self.host in ("0.0.0.0", "::") else set()
+        own = {"localhost", "127.0.0.1", "::1"} if self.is_local or _is_every_network(self.host) else set()
         return frozenset(own | {self.host.lower(), *(name.lower() for name in self.names)})
 
     @property
@@ -113,6 +113,14 @@ class Access:
     def admits(self, token: str) -> bool:
         """Return whether a client's token is right. The time of the comparison does not depend on the token."""
         return self.token is None or hmac.compare_digest(token.encode("utf-8"), self.token.encode("utf-8"))
+
+
+def _is_every_network(host: str) -> bool:
+    """Return whether an address stands for all networks of this machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def read_token(file: Path) -> str:

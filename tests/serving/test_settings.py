@@ -31,6 +31,11 @@ def test_a_further_name_needs_a_token() -> None:
     assert "lesions.example" in Access(names=("Lesions.example",), token=TOKEN).hosts
 
 
+def test_an_address_for_all_networks_is_reached_as_localhost() -> None:
+    assert "localhost" in Access("0.0.0.0", token=TOKEN).hosts
+    assert "localhost" not in Access("192.168.1.5", token=TOKEN).hosts
+
+
 @pytest.mark.parametrize("token", ["", "pa55word", "é" * 20])
 def test_a_weak_token_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(DetSeg3DError) as caught:
