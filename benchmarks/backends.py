@@ -94,7 +94,8 @@ def measure(variant: Variant, model: str, scans: list[str], output: Path, folds:
     average = average_dense(predictor.models, grids.detection, predictor._detect_options(predictor.plans.inference))
     heatmaps = np.concatenate([level.probability.numpy().ravel() for level in average.levels])
     np.savez_compressed(output.with_suffix(".npz"), instances=prediction.instances, heatmaps=heatmaps)
-    output.write_text(json.dumps(asdict(Measurement(seconds[1], start, memory, len(prediction.lesions)))))
+    measurement = Measurement(seconds[1], start, memory, len(prediction.lesions))
+    output.write_text(json.dumps(asdict(measurement)), encoding="utf-8")
 
 
 def run(variant: Variant, model: Path, arguments: argparse.Namespace, output: Path) -> Measurement:
@@ -104,7 +105,7 @@ def run(variant: Variant, model: Path, arguments: argparse.Namespace, output: Pa
         flags += ["--folds", *arguments.folds]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(AVX2 if variant.avx2 else {})}
     subprocess.run([sys.executable, __file__, *flags], check=True, env=environment)
-    return Measurement(**json.loads(output.read_text()))
+    return Measurement(**json.loads(output.read_text(encoding="utf-8")))
 
 
 def dice(first: np.ndarray, second: np.ndarray) -> float:
