@@ -42,7 +42,6 @@ from detseg3d.planning.planner import plan_dataset
 from detseg3d.planning.plans import Plans, preprocessing_hash
 from detseg3d.system.device import compute_in
 from detseg3d.training.options import TrainingData, TrainingOptions
-from detseg3d.training.schedule import whole_volume_curriculum
 from detseg3d.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -156,8 +155,8 @@ def start_peak() -> None:
 def measure_training(kind: Kind, precision: Precision) -> tuple[float, float]:
     """Measured and planned peak of a training on whole volumes, in bytes."""
     plans = planned(kind, precision)
-    settings = {"curriculum": [phase.model_dump() for phase in whole_volume_curriculum()], "precision": precision}
-    plans = plans.evolve(training={**settings, "steps": 2})
+    whole_volumes = [{"fraction": 1.0, "window": None}]
+    plans = plans.evolve(training={"curriculum": whole_volumes, "precision": precision, "steps": 2})
     with tempfile.TemporaryDirectory() as folder:
         write_cases(Path(folder) / "cases", kind, plans)
         start_peak()

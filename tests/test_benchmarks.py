@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import math
+import pkgutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +79,26 @@ def test_a_fold_without_lesions_is_judged(tmp_path: Path, tiny_plans: Plans) -> 
     figures = judge(DetSeg3D(plans).eval(), plans, store, ["healthy"], torch.device("cpu"))
     assert (figures["small"], figures["ece"], figures["dice"]) == (None, None, 1.0)
     write_json(figures, tmp_path / "figures.json")  # NaN could not be written
+
+
+# -- Imports -----------------------------------------------------------------------------------------------------------
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.rglob("*.py")), ids=lambda path: str(path.relative_to(BENCHMARKS)))
+def test_every_name_that_a_benchmark_imports_exists(path: Path) -> None:
+    """Many benchmarks run rarely, so no other test notices a name that was removed from the package."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    for node in imports:
+        if node.module is None or node.module.split(".")[0] != "detseg3d":
+            continue
+        module = importlib.import_module(node.module)
+        names = [name.name for name in node.names]
+        missing = [name for name in names if not hasattr(module, name) and not is_module(node.module, name)]
+        assert missing == [], f"line {node.lineno}: {node.module} has no {missing}"
+
+
+def is_module(package: str, name: str) -> bool:
+    return any(found.name == name for found in pkgutil.iter_modules(getattr(sys.modules[package], "__path__", [])))
