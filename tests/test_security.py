@@ -44,7 +44,9 @@ FORBIDDEN_IMPORTS = {
 ALLOWED = {
     # It starts this interpreter, which decodes DICOM frames: a decoder that ends its process costs one series.
     ("detseg3d/data/formats/dicom/encapsulated.py", "import subprocess"),
-    # It calls malloc_trim of the C library, which takes a number.
+    # It starts this interpreter, which trains a fold on a machine of a cluster.
+    ("detseg3d/cli/train_folds.py", "import subprocess"),
+    # It calls malloc_trim and mallopt of the C library, which take numbers.
     ("detseg3d/system/memory.py", "import ctypes"),
     # It percent-encodes a name of a folder.
     ("detseg3d/reporting/html/scan_files.py", "import urllib.parse"),

@@ -10,7 +10,7 @@ import argparse
 import json
 import logging
 import shutil
-import subprocess
+import subprocess  # nosec B404: starts this interpreter with the words of this command
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -184,7 +184,9 @@ def train_fold(job: FoldJob) -> FoldOutcome:
         pass
     command = [sys.executable, "-m", "detseg3d.cli.fold_process", *job.words]
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as messages:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=messages) as process:
+        with subprocess.Popen(  # nosec B603
+            command, stdin=subprocess.PIPE, stdout=output, stderr=messages
+        ) as process:
             assert process.stdin is not None
             while True:
                 try:
