@@ -33,6 +33,9 @@ NEEDED = {
     "export_model": "1 -o a.safetensors",
     "install_model": "a.safetensors",
     "completion": "bash",
+    "serve": "-m a",
+    "watch": "a b -m c",
+    "mcp": "-m a --read b --write c",
 }
 NNUNET_FLAGS = sorted({flag for line in COUNTERPARTS for flag in line.flags})
 
