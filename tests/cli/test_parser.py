@@ -114,7 +114,7 @@ def test_a_checkpoint_of_nnunet_is_explained(word: str, capsys: pytest.CaptureFi
 )
 def test_the_data_set_of_a_training_may_be_at_any_position(line: str) -> None:
     options = parser_of("train").parse_args(line.split())
-    assert (options.dataset, options.fold, hasattr(options, "dataset_flag")) == ("101", "0", False)
+    assert (options.dataset, options.folds, hasattr(options, "dataset_flag")) == ("101", ["0"], False)
 
 
 @pytest.mark.parametrize("line", ["101 102", "-d 101 102", "-np 1 101 102", "--dataset 101 102 --verify"])
