@@ -39,7 +39,7 @@ NOT_RUN = {
     "README": 1,  # make
     "install": 3,  # make and pip
     "bids": 3,  # data in BIDS
-    "cluster": 2,  # SLURM, several GPUs
+    "cluster": 6,  # pip, SLURM, several GPUs, other machines
     "containers": 3,  # a container builder
     "deploy": 1,  # pip
     "dicom": 2,  # labels and segmentations drawn on DICOM

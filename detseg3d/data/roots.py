@@ -23,6 +23,7 @@ __all__ = [
     "raw_root",
     "resolve_dataset",
     "results_root",
+    "send_no_telemetry",
     "spare_numexpr",
     "use_huge_pages",
 ]
@@ -240,3 +241,12 @@ def use_huge_pages() -> None:
     pages. To switch them off, set ``THP_MEM_ALLOC_ENABLE=0``.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def send_no_telemetry() -> None:
+    """Switch off the telemetry of ONNX Runtime. Call it before onnxruntime is imported.
+
+    Version 1.32 for Linux stores an identifier of the machine and events in ``~/.cache/Microsoft`` when it is imported,
+    and sends the events to its maker. This program opens no connections.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"

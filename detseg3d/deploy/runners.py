@@ -14,6 +14,7 @@ from detseg3d.core.arrays import Array
 from detseg3d.core.backend import Backend, NetworkFormat
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
+from detseg3d.data.roots import send_no_telemetry
 from detseg3d.deploy.networks import ExportedFiles, StagePorts
 
 __all__ = ["NetworkRunner", "choose_backend_precision", "load_runner", "missing_package"]
@@ -216,6 +217,7 @@ def _openvino() -> Any:
 
 
 def _onnxruntime() -> Any:
+    send_no_telemetry()
     try:
         import onnxruntime
     except ImportError as error:

@@ -18,7 +18,7 @@ def test_a_model_is_written_and_its_content_is_listed(
     assert run(tiny_model, file, "-f", "0") == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
-        "weights:   fold_0",
+        "weights:   fold_0, for detseg3d",
         "documents: fold_0/appearance.json fold_0/plans.json",
         f"wrote {file}: Dataset001_Tiny, {file.stat().st_size} bytes",
     ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from detseg3d.planning.plans import Plans
 
 pytest.importorskip("onnx", reason="networks are exported with onnx, of the extra deploy")
 pytest.importorskip("openvino", reason="openvino is in the extra deploy")
-pytest.importorskip("onnxruntime", reason="onnxruntime is in the extra deploy")
+if importlib.util.find_spec("onnxruntime") is None:  # to import it here would start its telemetry
+    pytest.skip("onnxruntime is in the extra deploy", allow_module_level=True)
 
 FORMATS = (NetworkFormat.OPENVINO, NetworkFormat.ONNX)
 PLANS: dict[str, dict[str, Any]] = {

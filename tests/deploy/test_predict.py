@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,8 @@ from tests.scans import make_scan
 from tests.shared_models import ModelContent, changed_model, read_content
 
 for package in ("onnx", "openvino", "onnxruntime"):
-    pytest.importorskip(package, reason=f"{package} is in the extra deploy")
+    if importlib.util.find_spec(package) is None:  # to import onnxruntime here would start its telemetry
+        pytest.skip(f"{package} is in the extra deploy", allow_module_level=True)
 
 BACKENDS = (Backend.OPENVINO, Backend.ONNXRUNTIME)
 Files = dict[Backend, Path]
@@ -270,3 +275,20 @@ def test_a_custom_network_is_not_exported(whole_model: Path, tmp_path: Path) -> 
         export_model(folder, tmp_path / "m.safetensors", network_format=NetworkFormat.OPENVINO)
     assert caught.value.value == "mine:build" and caught.value.file == folder / "fold_0"
     assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_onnx_runtime_stores_and_sends_no_telemetry(tmp_path: Path) -> None:
+    """Without the switch, version 1.32 writes an identifier of the machine and events into the home folder."""
+    script = (
+        "from detseg3d.deploy import runners\n"
+        "package = runners._onnxruntime()\n"
+        "package.get_available_providers()\n"
+        "import os; print(os.environ['ORT_DISABLE_TELEMETRY'])\n"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, encoding="utf-8", check=True
+    )
+    assert done.stdout.strip() == "1"
+    assert [path for path in tmp_path.rglob("*") if "Microsoft" in str(path)] == []

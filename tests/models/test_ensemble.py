@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.precision import Precision
 from detseg3d.models import ensemble
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.ensemble import (
@@ -111,6 +112,9 @@ class Toy:
         if self.biased:  # what a network does that has learned left from right
             middle = middle + torch.linspace(0, 1, image.shape[4])
         return DetectorOutput([LevelOutput(middle, sums, slope)], middle)
+
+    def precision_on(self, _device: torch.device) -> Precision:
+        return Precision.FP32
 
 
 def make_image(shape: tuple[int, int, int] = (4, 5, 6)) -> torch.Tensor:
