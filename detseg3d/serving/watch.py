@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
@@ -84,9 +85,13 @@ class WatchState(JsonRecord):
 
     scans: tuple[WatchedScan, ...] = ()
 
+    @cached_property
+    def _by_name(self) -> dict[str, WatchedScan]:
+        return {scan.name: scan for scan in self.scans}
+
     def find(self, name: str) -> WatchedScan | None:
         """Return the scan with a name, or ``None``."""
-        return next((scan for scan in self.scans if scan.name == name), None)
+        return self._by_name.get(name)
 
     def with_scan(self, scan: WatchedScan) -> WatchState:
         """Return the state with a scan that is new or replaces the scan of the same name."""
