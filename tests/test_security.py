@@ -48,6 +48,8 @@ ALLOWED = {
     ("detseg3d/cli/train_folds.py", "import subprocess"),
     # It calls malloc_trim and mallopt of the C library, which take numbers.
     ("detseg3d/system/memory.py", "import ctypes"),
+    # It calls sigaltstack of the C library, to switch a stack off.
+    ("detseg3d/system/signals.py", "import ctypes"),
     # It percent-encodes a name of a folder.
     ("detseg3d/reporting/html/scan_files.py", "import urllib.parse"),
     ("detseg3d/reporting/html/scan_files.py", "import urllib.parse.quote"),

@@ -16,6 +16,7 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.data.roots import send_no_telemetry
 from detseg3d.deploy.networks import ExportedFiles, StagePorts
+from detseg3d.system.signals import use_usual_signal_stack
 
 __all__ = ["NetworkRunner", "choose_backend_precision", "load_runner", "missing_package"]
 
@@ -77,7 +78,9 @@ def choose_backend_precision(backend: Backend, wanted: Precision = Precision.AUT
 
 
 def _openvino_has_bfloat16() -> bool:
-    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    offered = _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    use_usual_signal_stack()
+    return "BF16" in offered
 
 
 def load_runner(
@@ -150,6 +153,7 @@ class _OpenVinoRunner:
             options["INFERENCE_NUM_THREADS"] = threads
         self._compiled = core.compile_model(model, "CPU", options)
         self._request = self._compiled.create_infer_request()
+        use_usual_signal_stack()
         self.ports = StagePorts(
             tuple(port.get_any_name() for port in self._compiled.inputs),
             tuple(port.get_any_name() for port in self._compiled.outputs),

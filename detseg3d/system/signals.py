@@ -7,9 +7,11 @@ A signal raises a ``KeyboardInterrupt`` in the main thread, so temporary files a
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -23,6 +25,7 @@ __all__ = [
     "interruptible",
     "postponed",
     "raise_if_interrupted",
+    "use_usual_signal_stack",
     "without_interrupt",
 ]
 
@@ -171,3 +174,25 @@ def exit_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+class _SignalStack(ctypes.Structure):
+    """The structure ``stack_t`` of Linux."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+_NO_SIGNAL_STACK = 2  # SS_DISABLE
+
+
+def use_usual_signal_stack() -> None:
+    """Let the signal handlers of this thread run on the usual stack. Only Linux needs and has an effect.
+
+    OpenVINO 2026.4 gives the thread that loads a network a stack of 20 kB for signals, if the processor has AMX. This
+    memory is freed while the stack is still in use, so the next signal, such as Ctrl-C, would end the process with a
+    segmentation fault.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(None, _NO_SIGNAL_STACK, 0)), None)

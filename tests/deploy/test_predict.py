@@ -292,3 +292,25 @@ def test_onnx_runtime_stores_and_sends_no_telemetry(tmp_path: Path) -> None:
     )
     assert done.stdout.strip() == "1"
     assert [path for path in tmp_path.rglob("*") if "Microsoft" in str(path)] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is concerned")
+def test_openvino_leaves_no_signal_stack_behind(files: Files) -> None:
+    """On processors with AMX, OpenVINO 2026.4 leaves a stack that is freed: the next signal would end the process."""
+    script = (
+        "import ctypes, sys\n"
+        "from detseg3d.inference.load import LoadOptions\n"
+        "from detseg3d.inference.model_file import model_backend, opened_model\n"
+        "from detseg3d.inference.predictor import Predictor\n"
+        "class Stack(ctypes.Structure):\n"
+        "    _fields_ = [('address', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t)]\n"
+        "with opened_model(sys.argv[1]) as folder:\n"
+        "    options = LoadOptions(device='cpu', backend=model_backend(folder))\n"
+        "    predictor = Predictor.from_model_folder(folder, None, options)\n"
+        "stack = Stack()\n"
+        "assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0\n"
+        "print(stack.flags)\n"
+    )
+    words = [sys.executable, "-c", script, str(files[Backend.OPENVINO])]
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr  # 2: there is no such stack
