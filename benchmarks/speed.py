@@ -15,7 +15,8 @@ tile does not depend on them. Resampling and export would come on top.
 - nnU-Net, narrow: as in ``benchmarks/nnunet``, 16 to 128 channels, tiles of 64 voxels, bfloat16.
 - MONAI: ``UNet`` with residual units, 16 to 256 channels, tiles of 96 voxels that overlap by a quarter, float32.
 
-Mirrored copies are measured on the smallest scan only, and not for the default nnU-Net. They take it eight times as long.
+Mirrored copies are measured on the smallest scan only, and not for the default nnU-Net, which computes eight times as
+much with them.
 ``--avx2`` limits the instructions to AVX2 by ``ATEN_CPU_CAPABILITY`` and ``ONEDNN_MAX_CPU_ISA``.
 """
 
