@@ -73,7 +73,7 @@ def predict_with_kills(options: argparse.Namespace, folder: Path) -> int:
         killer.start()
         started = time.monotonic()
         codes = [predict(options, folder / "cluster", "--cluster", str(file))]
-        while codes[-1] and len(codes) < 5:  # a case whose workers died too often
+        while codes[-1] and len(codes) < 5:  # a case failed because its workers were killed too often
             codes.append(predict(options, folder / "cluster", "--cluster", str(file), "--continue_prediction"))
         print(f"on the cluster: exit codes {codes} in {time.monotonic() - started:.0f} s", flush=True)
     finally:

@@ -51,7 +51,7 @@ class Kind(str, Enum):
     OVERSIZE = "an upload beyond the limit"
     CUT = "a client that disconnects during its upload"
     GONE = "a client that disconnects while it follows the events"
-    KILL = "a scan whose worker process is killed"
+    KILL = "a scan during which the worker process is killed"
 
 
 @dataclass

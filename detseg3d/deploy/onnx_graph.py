@@ -239,7 +239,7 @@ def stage1_graph(model: DetSeg3D) -> bytes:
 
 
 def _write_head(graph: _Graph, head: Any, features: str, level: int) -> None:
-    """Add the head of a level, whose outputs are named after the level."""
+    """Add the head of a level, and name its outputs after the level."""
     tower = graph.layer(head.tower, features)
     graph.layer(head.heatmap, tower)
     graph.name_output(f"heatmap_{level}")

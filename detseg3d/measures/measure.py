@@ -183,7 +183,7 @@ class _Points(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Measured:
-    """Lesion whose box begins at the voxel ``offset``, and what was measured at its place."""
+    """Pattern of a lesion, the first voxel of its box, and the measures of this place in the scan."""
 
     pattern: _Pattern
     offset: tuple[int, int, int]

@@ -101,7 +101,7 @@ class Measurements:
             np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]
 
     def read(self, case_id: str, source: str) -> MeasuredScan | None:
-        """Return the measurement of a case; ``None`` if there is none of these files and settings."""
+        """Return the measurement of a case; ``None`` if these files were not measured with these settings."""
         file = self._file(case_id)
         if not file.is_file():
             return None

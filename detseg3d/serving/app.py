@@ -56,7 +56,7 @@ _ERRORS = {
     400: "the request is not valid",
     401: "the token is missing or wrong",
     403: "the request comes from a page of another origin",
-    404: "there is no such job or result",
+    404: "no job has this number, or the job has no result of this name",
     408: "the upload took too long",
     409: "the job is not finished",
     413: "the upload is too large",

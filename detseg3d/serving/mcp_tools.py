@@ -220,14 +220,14 @@ class Tools:
         Raises
         ------
         DetSeg3DError
-            If a path is not allowed, there is no such model, or the scan cannot be predicted.
+            If a path is not allowed, no model has this name, or the scan cannot be predicted.
         """
         check_case_id(case)
         images = tuple(self._folders.readable(scan) for scan in scans)
         output = self._folders.write.resolve() / case
         name = model or next(iter(self._models))
         if name not in self._models:
-            raise DetSeg3DError("there is no such model", value=model, expected=f"one of {', '.join(self._models)}")
+            raise DetSeg3DError("no model has this name", value=model, expected=f"one of {', '.join(self._models)}")
         with self._lock:
             if self._worker is None or self._loaded != name:
                 self.stop()

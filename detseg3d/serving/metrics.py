@@ -68,7 +68,7 @@ class ServiceMetrics:
             seconds, total, refused = list(self._seconds), self._total_seconds, dict(self._refused)
         lines = _metric("detseg3d_jobs_waiting", "gauge", "Scans that wait.", {"": state.waiting})
         lines += _metric("detseg3d_jobs_running", "gauge", "Scans that are predicted.", {"": state.running})
-        lines += _metric("detseg3d_jobs_kept", "gauge", "Finished jobs whose results are kept.", {"": state.kept})
+        lines += _metric("detseg3d_jobs_kept", "gauge", "Finished jobs with stored results.", {"": state.kept})
         outcomes = {f'outcome="{name}"': count for name, count in sorted(state.finished.items())}
         lines += _metric("detseg3d_jobs_total", "counter", "Jobs since the start, by outcome.", outcomes)
         statuses = {f'status="{status}"': count for status, count in sorted(refused.items())}

@@ -72,10 +72,10 @@ def asset(name: str) -> tuple[str, str]:
     Raises
     ------
     RefusalError
-        With the status 404 if there is no such file.
+        With the status 404 if no file has this name.
     """
     if name not in (*_OWN, *_OF_REPORTS):
-        raise RefusalError(404, "there is no such file")
+        raise RefusalError(404, "no file has this name")
     package = "detseg3d.serving" if name in _OWN else "detseg3d.reporting.html"
     content = (files(package) / "assets" / name).read_text(encoding="utf-8")
     return content, _TYPES[name[name.rindex(".") :]]

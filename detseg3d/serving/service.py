@@ -87,7 +87,7 @@ class Service:
         Raises
         ------
         RefusalError
-            With the status 409 if the job is not finished, and 404 if there is no such file.
+            With the status 409 if the job is not finished, and 404 if no result has this name.
         """
         if not job.state.is_final:
             raise RefusalError(

@@ -54,7 +54,7 @@ class JobFolder:
 
 
 class NewJob:
-    """A place in the queue for a job whose files are being received.
+    """A place in the queue for a job while the service receives its files.
 
     Attributes
     ----------
@@ -103,12 +103,12 @@ class JobStore:
         Raises
         ------
         RefusalError
-            With the status 404 if there is no such job.
+            With the status 404 if no job has this number.
         """
         with self._changed:
             job = self._jobs.get(job_id)
         if job is None:
-            raise RefusalError(404, "there is no such job", remedy="jobs are deleted some time after their end")
+            raise RefusalError(404, "no job has this number", remedy="jobs are deleted some time after their end")
         return job
 
     def jobs(self) -> tuple[Job, ...]:
@@ -127,7 +127,7 @@ class JobStore:
 
     @property
     def waiting(self) -> int:
-        """Number of jobs that wait, including those whose files are being received."""
+        """Number of jobs that wait, including jobs of which the service still receives files."""
         with self._changed:
             return len(self._queue) + self._receiving
 
@@ -187,7 +187,7 @@ class JobStore:
         Raises
         ------
         RefusalError
-            With the status 404 if there is no such job.
+            With the status 404 if no job has this number.
         """
         with self._changed:
             job = self.get(job_id)

@@ -363,7 +363,7 @@ def _scheduler_address(address: str) -> str:
         time.sleep(0.1)
     if not file.exists():
         raise DetSeg3DError(
-            "there is no such scheduler file",
+            "the scheduler file does not exist",
             file=file,
             expected=_EXPECTED,
             remedy="start dask scheduler --scheduler-file FILE first",

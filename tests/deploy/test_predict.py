@@ -313,4 +313,4 @@ def test_openvino_leaves_no_signal_stack_behind(files: Files) -> None:
     )
     words = [sys.executable, "-c", script, str(files[Backend.OPENVINO])]
     done = subprocess.run(words, capture_output=True, encoding="utf-8", check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr  # 2: there is no such stack
+    assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr  # 2: no stack is set

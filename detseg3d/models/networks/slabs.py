@@ -1,4 +1,4 @@
-"""Stage 1 in slabs, for volumes whose feature maps do not fit into the memory.
+"""Stage 1 in slabs, if the feature maps of a volume do not fit into the memory.
 
 The network runs layer by layer. Each layer reads one slab of its input after another, and each slab is enlarged by the
 cells that the convolutions reach. Group normalisation needs statistics of the whole map. A layer therefore goes through
