@@ -172,6 +172,8 @@ def _run_command(folder: Path, command: tuple[str, ...], errors: Path) -> int:
     try:
         os.setsid()
         os.chdir(folder)
+        # Worker processes of the forked process are not children of the fork, so it must not wait for them at its end.
+        multiprocessing.process._children.clear()  # type: ignore[attr-defined]
         for target, mode in ((errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), (Path(os.devnull), os.O_WRONLY)):
             os.dup2(os.open(target, mode), 2 if target == errors else 1)
         trainer.plot_progress = lambda _log, picture: write_text("a picture", picture)
