@@ -72,7 +72,9 @@ class StoredCandidates:
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             similarity = self.predictor.compare(scan.images, scan.geometry, scan.case_id)
-            save_candidates(self.predictor.find_candidates(scan.images, scan.geometry, similarity), file)
+            save_candidates(
+                self.predictor.find_candidates(scan.images, scan.geometry, similarity, outline_all=True), file
+            )
         # Read in any case, because stored probabilities are rounded.
         return load_candidates(file)
 

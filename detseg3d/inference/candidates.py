@@ -96,7 +96,7 @@ class Candidates:
     detections : Detections
         Boxes in voxel edges ``z0 y0 x0 z1 y1 x1``, scores of Stage 1 and classes, best score first.
     predictions : list of RoiPrediction
-        One or more for every candidate.
+        One or more for every candidate that Stage 2 outlined.
     shape : tuple of 3 ints
     spacing : tuple of 3 floats
         Voxel size ``(z, y, x)`` in mm.
@@ -139,6 +139,12 @@ class Candidates:
     def admitted(self, inference: InferencePlan) -> Candidates:
         """Return the candidates that pass the detection threshold, the suppression and the limit."""
         return self.select(self.passing(inference))
+
+    def is_outlined(self) -> npt.NDArray[np.bool_]:
+        """Return whether each candidate has an RoI; shape ``(N,)``."""
+        has_roi = np.zeros(len(self), np.bool_)
+        has_roi[[prediction.candidate for prediction in self.predictions]] = True
+        return has_roi
 
     def final_scores(self, inference: InferencePlan) -> npt.NDArray[np.float64]:
         """Return the combined score of each candidate, with the calibration of the plan; shape ``(N,)``."""

@@ -21,7 +21,7 @@ class CaseOutcome:
     highest_detection : float
         Highest probability of Stage 1 in this scan, even if it is below the detection threshold.
     highest_score : float or None
-        Highest score of a candidate; ``None`` without candidates.
+        No candidate has a higher score; ``None`` without candidates.
     """
 
     lesions: int
@@ -65,7 +65,7 @@ def explain_no_lesions(outcomes: Mapping[str, CaseOutcome], inference: Inference
         case, best = max(scored.items(), key=lambda pair: pair[1])
         if best < inference.score_threshold:
             finding = (
-                f"the highest score of a candidate is {best:.3g} (in {case}), under the score threshold "
+                f"no candidate has a score above {best:.3g} (in {case}), under the score threshold "
                 f"{inference.score_threshold:.3g}"
             )
             remedy = "--score_threshold"

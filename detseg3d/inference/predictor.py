@@ -246,7 +246,7 @@ class Predictor:
             require_memory(6 * self.plans.num_classes * math.prod(geometry.shape), "keeping probabilities")
         plans = candidates.calibrated(self.plans)
         merged = candidates.merge(plans, keep_probabilities)
-        prediction = describe_case(merged, candidates.detections, geometry, plans, similarity, candidates.limit, images)
+        prediction = describe_case(merged, candidates, geometry, plans, similarity, images)
         return replace(prediction, expectation=self._expectation(similarity), model=self.identity)
 
     def _expectation(self, similarity: Similarity | None) -> Expectation | None:
@@ -261,8 +261,11 @@ class Predictor:
         geometry: Geometry,
         similarity: Similarity | None = None,
         loose: bool = False,
+        outline_all: bool = False,
     ) -> Candidates:
         """Run both stages on a scan; return all candidates above the detection threshold with their RoI masks.
+
+        Candidates that cannot influence the lesions have no RoI (:mod:`detseg3d.models.merging.influence`).
 
         Parameters
         ----------
@@ -272,7 +275,10 @@ class Predictor:
             From :meth:`compare`. If the scan is unlike the training scans, smaller components of the dense map become
             candidates.
         loose : bool
-            Keep more duplicates and twice as many candidates, for a later search over suppression settings.
+            Keep more duplicates and twice as many candidates, for a later search over suppression settings. All of them
+            have RoIs.
+        outline_all : bool
+            Outline all candidates, for a later choice of other thresholds.
 
         Returns
         -------
@@ -303,7 +309,9 @@ class Predictor:
         image, transform = torch.from_numpy(case.image), case.transform
         del case
         limit = inference.candidate_limit(transform.fine_volume)
-        output = detect(self.models, image, replace(self._detect_options(inference, limit), slabs=slabs))
+        reach = None if loose or outline_all else transform.scale
+        options = replace(self._detect_options(inference, limit), slabs=slabs, reach=reach)
+        output = detect(self.models, image, options)
         del image
         # RoIs are pasted on the grid of the input directly, so a mask is interpolated once and not twice.
         placed = [

@@ -13,11 +13,12 @@ from detseg3d.core.arrays import Box
 from detseg3d.core.codes import ClassCodes
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.model_identity import ModelIdentity
+from detseg3d.inference.candidates import Candidates
 from detseg3d.inference.expectation import Expectation
 from detseg3d.measures.lesion import LesionMeasures
 from detseg3d.measures.measure import MeasuredScan, measure_lesions
-from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Merged
+from detseg3d.models.merging.scores import highest_possible_scores
 from detseg3d.planning.appearance.comparison import Similarity
 from detseg3d.planning.plans import Plans
 from detseg3d.planning.thresholds import Thresholds
@@ -38,8 +39,12 @@ class _Placed:
     class_name : str
     label : int
         Value of the class in label files.
-    score, detection_score, roi_score : float
-        Combined score, and the scores of Stage 1 and Stage 2, from 0 to 1.
+    score : float
+        Combined score of both stages, from 0 to 1.
+    detection_score : float
+        Score of Stage 1, from 0 to 1.
+    roi_score : float or None
+        Score of Stage 2, from 0 to 1. ``None`` for a candidate that Stage 2 did not outline.
     box : tuple of 6 floats
         ``z0 y0 x0 z1 y1 x1`` in voxel edges.
     box_world : tuple of 2 points
@@ -54,7 +59,7 @@ class _Placed:
     label: int
     score: float
     detection_score: float
-    roi_score: float
+    roi_score: float | None
     box: Box
     box_world: tuple[Point, Point]
     center: Point
@@ -134,6 +139,9 @@ class PredictedLesion(_Placed):
 @dataclass(frozen=True, repr=False)
 class PredictedCandidate(_Placed):
     """A candidate of Stage 1, accepted or not. Box and centre are those that Stage 1 detected.
+
+    Stage 2 does not outline a candidate that is too weak to be a lesion or a part of one. Such a candidate has no
+    ``roi_score``. Its ``score`` is the highest score that it could have, and lies below the score threshold.
 
     Attributes
     ----------
@@ -233,11 +241,10 @@ class Prediction:
 
 def describe_case(
     merged: Merged,
-    candidates: Detections,
+    candidates: Candidates,
     geometry: Geometry,
     plans: Plans,
     similarity: Similarity | None = None,
-    candidate_limit: int | None = None,
     images: npt.NDArray[np.float32] | None = None,
 ) -> Prediction:
     """Describe the lesions and candidates of a merged scan.
@@ -246,15 +253,13 @@ def describe_case(
     ----------
     merged : Merged
         On the grid of ``geometry``.
-    candidates : Detections
-        Boxes in voxel edges of the same grid.
+    candidates : Candidates
+        On the same grid.
     geometry : Geometry
     plans : Plans
         Names and labels of the classes.
     similarity : Similarity, optional
         The scan compared with the training scans.
-    candidate_limit : int, optional
-        Largest number of candidates that the scan may have.
     images : ndarray of float32, shape ``(C, Z, Y, X)``, optional
         The scan as it was read. Without it, lesions have no intensities and no distance to the border of the body.
 
@@ -280,17 +285,21 @@ def describe_case(
             )
         )
     accepted = {index: lesion.id for lesion in merged.lesions for index in (lesion.candidate, *lesion.joined)}
+    detections = candidates.detections
+    highest = highest_possible_scores(detections.scores, plans.inference)
     described = [
         PredictedCandidate(
             class_name=plans.class_names[class_index],
             label=plans.class_labels[class_index],
-            score=float(merged.scores[index]),
-            detection_score=float(candidates.scores[index]),
-            roi_score=float(merged.roi_scores[index]),
-            **_place(candidates.boxes[index], geometry),
+            score=float(merged.scores[index] if is_outlined else highest[index]),
+            detection_score=float(detections.scores[index]),
+            roi_score=float(merged.roi_scores[index]) if is_outlined else None,
+            **_place(detections.boxes[index], geometry),
             lesion=accepted.get(index),
         )
-        for index, class_index in enumerate(candidates.classes.tolist())
+        for index, (class_index, is_outlined) in enumerate(
+            zip(detections.classes.tolist(), candidates.is_outlined().tolist(), strict=True)
+        )
     ]
     is_numbered = plans.instances and plans.num_classes > 1
     return Prediction(
@@ -302,7 +311,7 @@ def describe_case(
         merged.probabilities,
         similarity,
         {lesion.id: lesion.class_index for lesion in merged.lesions} if is_numbered else None,
-        candidate_limit,
+        candidates.limit,
         thresholds=Thresholds(**plans.inference.values()),
     )
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from detseg3d.models.merging.decode import (
     keep_best,
     suppression_of,
 )
+from detseg3d.models.merging.influence import Influence
 from detseg3d.models.merging.paste import RoiPrediction, rois_of
 from detseg3d.models.merging.scores import CandidateScores
 from detseg3d.models.networks.detector import DetectorOutput
@@ -78,6 +79,10 @@ class DetectOptions:
         Largest number of candidates. By default the plan decides by the volume of the image.
     slabs : int
         Number of slabs in which Stage 1 runs; 1 for the whole volume. The networks must be able to run in slabs.
+    reach : tuple of 3 floats, or None
+        ``None``: Stage 2 outlines every candidate. Otherwise a single network leaves out the candidates that cannot
+        influence the lesions (:mod:`detseg3d.models.merging.influence`). The three numbers are the size of a voxel of
+        the output grid ``(z, y, x)``, in voxels of the fine grid.
     """
 
     inference: InferencePlan
@@ -85,6 +90,7 @@ class DetectOptions:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     limit: int | None = None
     slabs: int = 1
+    reach: tuple[float, float, float] | None = None
 
     @property
     def roi_mirror_axes(self) -> tuple[int, ...]:
@@ -192,6 +198,10 @@ class KeptPasses:
             self.inputs[network, axes] = inputs
             self.size += inputs.size
 
+    def has_all(self, options: DetectOptions) -> bool:
+        """Return whether Stage 2 of a single network needs no further pass of Stage 1."""
+        return all((0, axes) in self.inputs for axes in flip_combinations(options.roi_mirror_axes))
+
 
 @dataclass(frozen=True)
 class MemberScores:
@@ -216,7 +226,8 @@ class SegmentedRois:
     Attributes
     ----------
     predictions : list of RoiPrediction
-        On the fine grid. A large candidate has several RoIs.
+        On the fine grid, in the order of the candidates. A large candidate has several RoIs. A candidate that Stage 2
+        left out has none.
     members : MemberScores or None
         Scores of each network; ``None`` for a single network.
     """
@@ -451,47 +462,92 @@ def segment_rois(
     Returns
     -------
     SegmentedRois
-        RoIs that lie outside the volume are left out.
+        RoIs that lie outside the volume are left out, and RoIs without influence if ``options.reach`` is given.
 
     Raises
     ------
     DetSeg3DError
         If an output is not finite, or if the masks do not fit into the memory.
     """
-    model, image, device = models[0], images.fine, options.device
+    model, image = models[0], images.fine
     rois, parents = model.tiles(candidates.boxes)
     # A box as large as the volume may have RoIs that show nothing but its margin outside the volume.
     is_shown = np.all((rois[:, :3] < image.shape[1:]) & (rois[:, 3:] > 0), axis=1)
-    rois, parents = rois[is_shown], parents[is_shown]
-    if len(rois) == 0:
+    tiles = _Tiles(candidates, rois[is_shown], parents[is_shown])
+    if len(tiles.rois) == 0:
         return SegmentedRois([])
     require_memory(
-        2 * len(rois) * math.prod(model.plans.roi.size),
-        f"outlining {len(candidates)} candidates in {len(rois)} RoIs",
+        2 * len(tiles.rois) * math.prod(model.plans.roi.size),
+        f"outlining {len(candidates)} candidates in {len(tiles.rois)} RoIs",
         remedy="raise --candidate_threshold, or use a machine with more memory",
     )
+    kept = KeptPasses() if kept_passes is None else kept_passes
+    # The calibration of several networks needs the scores of all candidates. If a pass of Stage 1 was not kept, every
+    # round would run it again.
+    if options.reach is None or len(models) > 1 or not kept.has_all(options):
+        return _segment_tiles(models, images, tiles, options, lambda key: kept.inputs.pop(key, None))
+    influence = Influence.of(candidates, tiles.rois, tiles.parents, options.reach, options.inference)
+    is_outlined = np.zeros(len(candidates), np.bool_)
+    predictions: list[RoiPrediction] = []
+    chosen = influence.first()
+    while len(chosen):
+        is_outlined[chosen] = True
+        part = tiles.select(chosen)
+        predictions += _segment_tiles(models, images, part, options, kept.inputs.get).predictions
+        chosen = influence.following(is_outlined, predictions)
+    return SegmentedRois(sorted(predictions, key=lambda prediction: prediction.candidate))
+
+
+class _Tiles(NamedTuple):
+    """RoIs of candidates on the fine grid, shape ``(M, 6)``, and the index of the candidate of each RoI."""
+
+    candidates: Detections
+    rois: npt.NDArray[Any]
+    parents: npt.NDArray[np.int64]
+
+    def select(self, chosen: npt.NDArray[np.int64]) -> _Tiles:
+        """Return the RoIs of these candidates."""
+        is_chosen = np.isin(self.parents, chosen)
+        return _Tiles(self.candidates, self.rois[is_chosen], self.parents[is_chosen])
+
+
+def _segment_tiles(
+    models: Sequence[TwoStageNetwork],
+    images: GridImages,
+    tiles: _Tiles,
+    options: DetectOptions,
+    kept_pass: Callable[[tuple[int, tuple[int, ...]]], RoiInputs | None],
+) -> SegmentedRois:
+    """Run Stage 2 on RoIs; ``kept_pass`` returns the inputs of a kept pass of Stage 1."""
+    candidates, rois, parents = tiles
+    image, device = images.fine, options.device
     flips = flip_combinations(options.roi_mirror_axes)
-    probability = torch.zeros((len(rois), *model.plans.roi.size), dtype=torch.float16)
+    probability = torch.zeros((len(rois), *models[0].plans.roi.size), dtype=torch.float16)
     scores = np.zeros((len(models), len(rois)))
     detection = np.zeros((len(models), len(candidates)))
     for number, model in enumerate(models):
         levels: list[torch.Tensor] = []
         for axes in flips:
-            inputs = None if kept_passes is None else kept_passes.inputs.pop((number, axes), None)
+            inputs = kept_pass((number, axes))
             if inputs is None:
                 inputs = _roi_inputs(model, images.detection, axes, options, len(models) > 1)
             levels = levels or [torch.zeros_like(heatmap) for heatmap in inputs.probabilities]
             for total, heatmap in zip(levels, inputs.probabilities, strict=True):
                 total += heatmap / len(flips)
+            # The features are sampled in float32. To convert them for every batch would take longer than the sampling.
+            features = None if inputs.features is None else inputs.features[0].float()
             for part in _slices(len(rois), options.inference.roi_batch_size):
                 crops = model.crop_inputs(image, candidates.boxes[parents[part]], rois[part]).to(device)
+                cropped = None
+                if features is not None and inputs.features is not None:
+                    cropped = model.crop_features(features, rois[part]).to(inputs.features.dtype)
                 classes = torch.from_numpy(candidates.classes[parents[part]])
                 with autocast(device):
-                    mask, roi_score = _segment_flipped(model, crops, inputs, rois[part], classes, axes)
+                    mask, roi_score = _segment_flipped(model, crops, cropped, inputs.context, classes, axes)
                 probability[part] += (mask / (len(flips) * len(models))).half().cpu()
                 # The mps device has no float64, so the scores are converted on the CPU.
                 scores[number, part] += roi_score.float().cpu().double().numpy() / len(flips)
-            del inputs  # before the next pass needs the memory
+            del inputs, features  # before the next pass needs the memory
         if len(models) > 1:
             detection[number] = highest_near(levels, model.cell_sizes, candidates)
     score = scores[0] if len(models) == 1 else mean_by_log_odds(scores)
@@ -592,8 +648,8 @@ def _roi_inputs(
 def _segment_flipped(
     model: TwoStageNetwork,
     crops: torch.Tensor,
-    inputs: RoiInputs,
-    rois: npt.NDArray[Any],
+    features: torch.Tensor | None,
+    context: torch.Tensor | None,
     classes: torch.Tensor,
     axes: Sequence[int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -601,11 +657,10 @@ def _segment_flipped(
 
     The features were computed from the flipped volume and flipped back, so crops of both show the same place.
     """
-    cropped = None if inputs.features is None else model.crop_features(inputs.features[0], rois)
     dims = [axis + 2 for axis in axes]
     if axes:
         crops = crops.flip(dims)
-        cropped = None if cropped is None else cropped.flip(dims)
-    result = model.segment(crops, cropped, classes, inputs.context)
+        features = None if features is None else features.flip(dims)
+    result = model.segment(crops, features, classes, context)
     mask = result.mask.float().sigmoid()
     return mask.flip([axis + 1 for axis in axes]) if axes else mask, result.score.float().sigmoid()

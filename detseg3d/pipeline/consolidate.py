@@ -242,5 +242,5 @@ def _write_prediction(plans_of_fold: Mapping[str, Plans], folder: Path, ending: 
     candidates = load_candidates(case.candidates)
     geometry = read_geometry(ImageSource(case.label, candidates.spacing))
     admitted = candidates.admitted(plans.inference)
-    result = describe_case(admitted.merge(plans), admitted.detections, geometry, plans, candidate_limit=admitted.limit)
+    result = describe_case(admitted.merge(plans), admitted, geometry, plans)
     write_case(result, case.case_id, folder, ending)

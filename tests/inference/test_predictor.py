@@ -11,6 +11,7 @@ import torch
 
 from detseg3d.core.boxes import box_centers, boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.core.geometry import Geometry
 from detseg3d.inference import predictor as predictor_module
 from detseg3d.inference.load import LoadOptions
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
@@ -249,7 +250,10 @@ def test_no_candidate_passes_the_highest_threshold(tiny_model: Path) -> None:
 def test_candidates_that_are_not_accepted_are_listed_nevertheless(tiny_model: Path, result: Prediction) -> None:
     strict = load(tiny_model, score_threshold=1.0).predict_array(make_scan(101)[0], (1, 1, 1))
     assert strict.lesions == () and not strict.semantic.any()
-    assert [candidate.score for candidate in strict.candidates] == [c.score for c in result.candidates]
+    pairs = list(zip(strict.candidates, result.candidates, strict=True))
+    assert pairs and all(few.detection_score == many.detection_score for few, many in pairs)
+    # No candidate can reach the threshold, so the score of each is the highest that it could have.
+    assert all(few.roi_score is None and many.score <= few.score < 1 for few, many in pairs)
     assert all(candidate.lesion is None for candidate in strict.candidates)
 
 
@@ -281,6 +285,24 @@ def test_the_network_alone_and_the_predictor_give_the_same_bits(tiny_model: Path
     validated = predictor.models[0].infer(image)
     predicted = detect(predictor.models, image, DetectOptions(predictor.plans.inference))
     assert np.array_equal(validated.candidates.boxes, predicted.candidates.boxes)
+
+
+@pytest.mark.parametrize("use_mirroring", [False, True])
+def test_candidates_without_influence_are_left_out_and_the_lesions_stay_the_same(
+    tiny_model: Path, use_mirroring: bool
+) -> None:
+    predictor = load(tiny_model, (0,), use_mirroring=use_mirroring, candidate_threshold=0.02)
+    scan, geometry = make_scan(101)[0][None], Geometry(make_scan(101)[0].shape)
+    chosen = predictor.find_candidates(scan, geometry)
+    whole = predictor.find_candidates(scan, geometry, outline_all=True)
+    assert 0 < chosen.is_outlined().sum() < whole.is_outlined().sum() == len(whole) == len(chosen)
+    few, many = predictor.describe(chosen, geometry), predictor.describe(whole, geometry)
+    assert few.lesions and np.array_equal(few.instances, many.instances)
+    assert [lesion.score for lesion in few.lesions] == pytest.approx([lesion.score for lesion in many.lesions])
+    threshold = predictor.plans.inference.score_threshold
+    for candidate, whole_candidate in zip(few.candidates, many.candidates, strict=True):
+        if candidate.roi_score is None:
+            assert whole_candidate.score <= candidate.score < threshold and whole_candidate.lesion is None
 
 
 def test_models_are_in_evaluation_mode(predictor: Predictor) -> None:

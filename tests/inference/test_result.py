@@ -13,16 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 
 from detseg3d.core.codes import ClassCodes, Code
 from detseg3d.core.geometry import Geometry
 from detseg3d.core.version import __version__
 from detseg3d.data.images import read_image
+from detseg3d.inference.candidates import Candidates
 from detseg3d.inference.prediction_files import clear_cases, is_exported, write_case, write_tables
 from detseg3d.inference.result import Prediction, describe_case
 from detseg3d.measures.measure import measure_lesions
 from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.merge import Lesion, Merged
+from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.planning.plans import Plans
 from detseg3d.system.files import write_text
 from detseg3d.system.json_files import read_json
@@ -35,6 +38,16 @@ GEOMETRY = Geometry((8, 9, 10), spacing=(3.0, 0.5, 0.75), origin=(-20.0, 15.5, 7
 @pytest.fixture(scope="module")
 def plans(tiny_plans: Plans) -> Plans:
     return tiny_plans.evolve(class_names=("cyst", "tumour"), class_labels=(4, 2))
+
+
+def outlined(detections: Detections, geometry: Geometry, left_out: int | None = None) -> Candidates:
+    """Return candidates with an RoI for each box, except for the box ``left_out``."""
+    rois = [
+        RoiPrediction(box, index, torch.zeros(1, 1, 1), 0.5)
+        for index, box in enumerate(detections.boxes)
+        if index != left_out
+    ]
+    return Candidates(detections, rois, geometry.shape, geometry.spacing)
 
 
 @pytest.fixture
@@ -53,7 +66,7 @@ def prediction(plans: Plans) -> Prediction:
     ]
     semantic = np.array([0, 2, 4], np.uint8)[instances]
     merged = Merged(semantic, instances, lesions, np.array([0.1, 0.6, 0.85]), np.array([0.04, 0.72, 0.8]))
-    return describe_case(merged, found, GEOMETRY, plans)
+    return describe_case(merged, outlined(found, GEOMETRY), GEOMETRY, plans)
 
 
 def in_world(z: float, y: float, x: float) -> list[float]:
@@ -102,7 +115,7 @@ def test_all_candidates_that_went_into_a_lesion_name_it(plans: Plans) -> None:
     found = Detections(np.zeros((3, 6), np.float32), np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64))
     lesions = [Lesion(1, 0, 0.8, 0.8, 0.8, (0.0, 0.0, 0.0, 1.0, 1.0, 4.0), 4, candidate=1, joined=(2,))]
     merged = Merged(instances.astype(np.uint8), instances, lesions, np.zeros(3), np.zeros(3))
-    prediction = describe_case(merged, found, Geometry((1, 1, 4)), plans)
+    prediction = describe_case(merged, outlined(found, Geometry((1, 1, 4))), Geometry((1, 1, 4)), plans)
     assert [candidate.lesion for candidate in prediction.candidates] == [None, 1, 1]
 
 
@@ -347,6 +360,15 @@ def test_a_lesion_has_the_measures_of_its_mask(prediction: Prediction) -> None:
     assert record["intensities"] == [] and record["border_distance_mm"] is None
 
 
+def test_a_candidate_without_an_outline_has_the_highest_score_that_it_could_have(plans: Plans) -> None:
+    geometry = Geometry((1, 1, 4))
+    found = Detections(np.zeros((2, 6), np.float32), np.array([0.9, 0.0625], np.float32), np.zeros(2, np.int64))
+    merged = Merged(np.zeros((1, 1, 4), np.uint8), np.zeros((1, 1, 4), np.uint16), [], np.zeros(2), np.zeros(2))
+    candidates = describe_case(merged, outlined(found, geometry, left_out=1), geometry, plans).candidates
+    assert [(candidate.score, candidate.roi_score) for candidate in candidates] == [(0, 0), (0.25, None)]
+    assert candidates[1].to_json()["roi_score"] is None
+
+
 def test_a_lesion_has_the_codes_of_its_class(plans: Plans) -> None:
     codes = ClassCodes(Code("4147007", "SCT", "Mass"))
     coded = plans.model_copy(update={"codes": {"tumour": codes}})
@@ -357,5 +379,5 @@ def test_a_lesion_has_the_codes_of_its_class(plans: Plans) -> None:
         for number in (1, 2)
     ]
     merged = Merged(instances.astype(np.uint8), instances, lesions, np.zeros(2), np.zeros(2))
-    first, second = describe_case(merged, found, Geometry((1, 1, 2)), coded).lesions
+    first, second = describe_case(merged, outlined(found, Geometry((1, 1, 2))), Geometry((1, 1, 2)), coded).lesions
     assert (first.class_name, first.codes, second.codes) == ("tumour", codes, None)

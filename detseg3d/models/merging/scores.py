@@ -12,7 +12,7 @@ from detseg3d.models.merging.decode import Detections
 from detseg3d.models.merging.paste import RoiPrediction
 from detseg3d.planning.sections import InferencePlan
 
-__all__ = ["CandidateScores", "candidate_roi_scores", "combine_scores", "lowest_score"]
+__all__ = ["CandidateScores", "candidate_roi_scores", "combine_scores", "highest_possible_scores", "lowest_score"]
 
 
 class CandidateScores(NamedTuple):
@@ -84,6 +84,29 @@ def candidate_roi_scores(count: int, predictions: Sequence[RoiPrediction]) -> np
     for prediction in predictions:
         scores[prediction.candidate] = max(scores[prediction.candidate], prediction.score)
     return scores
+
+
+def highest_possible_scores(
+    detection: npt.NDArray[np.floating[Any]], inference: InferencePlan
+) -> npt.NDArray[np.float64]:
+    """Return the combined scores that candidates would have if Stage 2 gave each of them the score 1.
+
+    Parameters
+    ----------
+    detection : ndarray, shape ``(N,)``
+        Scores of Stage 1.
+    inference : InferencePlan
+
+    Returns
+    -------
+    ndarray of float64, shape ``(N,)``
+
+    Examples
+    --------
+    >>> highest_possible_scores(np.array([0.09, 0.25]), InferencePlan(detection_weight=0.5)).tolist()
+    [0.3, 0.5]
+    """
+    return combine_scores(detection, np.ones(len(detection)), inference.calibration, inference.detection_weight)
 
 
 def lowest_score(inference: InferencePlan) -> float:
