@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
     add_cluster_flag,
+    add_spacing_flag,
     create_parser,
     fraction,
     non_negative_int,
-    positive_float,
     positive_int,
 )
 from detseg3d.cli.cluster import network_resources, opened_run
@@ -122,13 +122,7 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         help="also write the results as a derivative of BIDS into this folder; the names of the scans must be names of "
         "BIDS",
     )
-    group.add_argument(
-        "--spacing",
-        nargs=3,
-        type=positive_float,
-        metavar=("Z", "Y", "X"),
-        help="voxel spacing of .npy files in mm (default: default_spacing of the plans, else 1 1 1)",
-    )
+    add_spacing_flag(group, "default_spacing of the plans, else 1 1 1")
     group.add_argument(
         "--series",
         nargs="+",
