@@ -69,7 +69,7 @@ def measure(variant: Variant, model: str, scans: list[str], output: Path, folds:
 
     from detseg3d.data.image_source import ImageSource
     from detseg3d.data.images import read_channels
-    from detseg3d.inference.load import LoadOptions
+    from detseg3d.inference.load_options import LoadOptions
     from detseg3d.inference.model_file import opened_model
     from detseg3d.inference.predictor import Predictor
     from detseg3d.models.ensemble import GridImages, average_dense

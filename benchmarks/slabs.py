@@ -28,7 +28,7 @@ from detseg3d.data.dataset import load_raw_dataset
 from detseg3d.data.images import read_channels, read_label_array
 from detseg3d.evaluation.case import detection_counts
 from detseg3d.evaluation.matching import overlap_table
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.ensemble import DetectOptions, GridImages, average_dense

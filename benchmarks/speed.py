@@ -76,7 +76,7 @@ def simulate(shape: tuple[int, int, int]) -> np.ndarray:
 def detseg3d(task: Task) -> Callable[[np.ndarray], object]:
     import torch
 
-    from detseg3d.inference.load import LoadOptions
+    from detseg3d.inference.load_options import LoadOptions
     from detseg3d.inference.predictor import Predictor
     from detseg3d.system.device import compute_in
 

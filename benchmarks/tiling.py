@@ -19,7 +19,7 @@ import numpy as np
 from detseg3d.consolidation.true_boxes import TrueBoxLesion, segment_true_boxes
 from detseg3d.data.case_store import CaseStore
 from detseg3d.data.folders import PreparedFolder
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.planning.splits import load_fold
 

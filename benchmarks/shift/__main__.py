@@ -18,7 +18,7 @@ from benchmarks.shift.scans import ChangedScans
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawDataset, load_raw_dataset
 from detseg3d.data.folders import ModelFolder, PreparedFolder
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.planning.splits import load_fold
 

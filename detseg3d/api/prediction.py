@@ -7,8 +7,8 @@ from pathlib import Path
 
 from detseg3d.api.images import ImageLike, as_channels
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.inference.load import LoadOptions
-from detseg3d.inference.model_file import model_backend, opened_model
+from detseg3d.inference.load_options import LoadOptions
+from detseg3d.inference.model_file import opened_model
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction
 from detseg3d.pipeline.predict import OutputOptions, predict_cases
@@ -113,9 +113,8 @@ def predict_folder(
 
 def _predictor(model: str | Path | Predictor, folds: Sequence[str | int] | None, device: str | None) -> Predictor:
     if not isinstance(model, Predictor):
-        backend = model_backend(model)
         with opened_model(model) as folder:
-            return Predictor.from_model_folder(folder, folds, LoadOptions(device=device, backend=backend))
+            return Predictor.from_model_folder(folder, folds, LoadOptions(device=device))
     if folds is not None or device is not None:
         raise DetSeg3DError(
             "a loaded model has its folds and its device already",

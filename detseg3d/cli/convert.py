@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detseg3d.cli.arguments import add_processes_flag, create_parser, fraction, non_negative_int, positive_float, run_of
+from detseg3d.cli.arguments import (
+    add_processes_flag,
+    add_spacing_flag,
+    create_parser,
+    fraction,
+    non_negative_int,
+    run_of,
+)
 from detseg3d.cli.running import CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.errors import DetSeg3DError
@@ -77,13 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="lesion classes as NAME=VALUE, or only the names in the order of their values",
     )
-    parser.add_argument(
-        "--spacing",
-        nargs=3,
-        type=positive_float,
-        metavar=("Z", "Y", "X"),
-        help="voxel spacing of .npy files in mm (default: 1 1 1)",
-    )
+    add_spacing_flag(parser)
     parser.add_argument(
         "--series",
         metavar="SERIES",

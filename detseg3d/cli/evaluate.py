@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
     add_processes_or_cluster_flags,
+    add_spacing_flag,
     create_parser,
     fraction,
     non_negative_float,
@@ -181,13 +182,7 @@ def _add_variant_flags(parser: argparse.ArgumentParser) -> None:
         help="number of bootstrap resamples; 0 computes no intervals (default: 1000)",
     )
     group.add_argument("--seed", type=non_negative_int, default=0, metavar="N", help="random seed of the bootstrap")
-    group.add_argument(
-        "--spacing",
-        type=positive_float,
-        nargs=3,
-        metavar=("Z", "Y", "X"),
-        help="voxel spacing of .npy files in mm (default: from dataset.json, else 1 1 1)",
-    )
+    add_spacing_flag(group, "from dataset.json, else 1 1 1")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import create_parser, positive_float
-from detseg3d.cli.running import CommandResult, run_command
-from detseg3d.cli.served_model import add_model_flags, model_source, require_extra
+from detseg3d.cli.model_flags import add_model_flags, served_model
+from detseg3d.cli.running import CommandResult, require_extra, run_command
 from detseg3d.core.errors import DetSeg3DError
 
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ def _models(options: argparse.Namespace) -> dict[str, ModelOpener]:
     from detseg3d.data.roots import find_datasets, results_root
 
     if options.model is not None or options.dataset is not None:
-        source = model_source(options)
-        return {source.path.stem: source}
+        model = served_model(options)
+        return {model.source.path.stem: model}
     models: dict[str, ModelOpener] = {}
     root = results_root(options.results)
     for folder in find_datasets(root):
         if any(folder.glob("fold_*/model_final.safetensors")):
             options.model = folder
-            models[folder.name] = model_source(options)
+            models[folder.name] = served_model(options)
     if not models:
         raise DetSeg3DError("there is no trained model", file=root, remedy="give -d, -m or --results")
     return models

@@ -4,32 +4,31 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
     add_cluster_flag,
-    add_precision_flag,
-    add_root_flags,
+    add_spacing_flag,
     create_parser,
     fraction,
     non_negative_int,
-    positive_float,
     positive_int,
 )
 from detseg3d.cli.cluster import network_resources, opened_run
 from detseg3d.cli.export_dicom import add_dicom_flags, dicom_options
-from detseg3d.cli.parser import CommandParser, own_word
+from detseg3d.cli.model_flags import add_model_flags, check_one_model, load_options, model_path, model_source
+from detseg3d.cli.parser import own_word
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 from detseg3d.core.backend import Backend
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.precision import Precision
 from detseg3d.system.run_record import RunTarget
 
 if TYPE_CHECKING:
-    from detseg3d.inference.load import LoadOptions
-    from detseg3d.inference.predictor import Predictor
+    from detseg3d.inference.load_options import LoadOptions
+    from detseg3d.inference.model_source import ModelSource
     from detseg3d.models.detseg import DetSeg3D
     from detseg3d.planning.plans import Plans
 
@@ -62,29 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="folder of the results; or, if the input is one scan, the file of its mask, such as mask.nii.gz",
     )
-    _add_model_flags(parser)
+    _add_own_model_flags(add_model_flags(parser))
     _add_prediction_flags(parser)
-    add_root_flags(parser, "results")
     return parser
 
 
-def _add_model_flags(parser: CommandParser) -> None:
-    parser.add_dataset("number or name of the training data set", required=False)
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "-m",
-        "--model",
-        type=Path,
-        metavar="PATH",
-        help="folder of the model, or a file that detseg3d_export_model wrote, instead of DATASET",
-    )
-    model.add_argument(
-        "-f",
-        "--folds",
-        nargs="+",
-        metavar="F",
-        help="folds to average (default: all trained folds; fold `all` only if it is the only one)",
-    )
+def _add_own_model_flags(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "-chk",
         "--checkpoint",
@@ -97,17 +79,6 @@ def _add_model_flags(parser: CommandParser) -> None:
         "--network",
         metavar="MODULE:FUNCTION",
         help="function that makes the network; required if the model was trained with --network. Its code is run",
-    )
-    model.add_argument(
-        "--backend",
-        type=own_word,
-        choices=[str(backend) for backend in Backend],
-        help="library that runs the networks; openvino and onnxruntime need a model of detseg3d_export_model "
-        '--format, a CPU, and pip install "detseg3d[deploy]"; the other steps of a prediction use PyTorch in any case '
-        "(default: the backend for which the model was exported, else torch)",
-    )
-    model.add_argument(
-        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
     )
 
 
@@ -131,10 +102,6 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use the thresholds in the plans and uncalibrated scores, and ignore the result of detseg3d_consolidate",
     )
-    add_precision_flag(group, Precision.AUTO, "it may differ from the training (default: auto)")
-    group.add_argument(
-        "--disable_tta", action="store_true", help="do not average over flipped copies; about twice as fast"
-    )
     group.add_argument(
         "--save_probabilities", action="store_true", help="also write the class probabilities to probabilities/CASE.npz"
     )
@@ -155,20 +122,7 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         help="also write the results as a derivative of BIDS into this folder; the names of the scans must be names of "
         "BIDS",
     )
-    group.add_argument(
-        "--memory_gb",
-        type=positive_float,
-        metavar="GB",
-        help="memory limit for one scan; a larger scan is predicted in slabs, or refused if these need more as well "
-        "(default: the free memory)",
-    )
-    group.add_argument(
-        "--spacing",
-        nargs=3,
-        type=positive_float,
-        metavar=("Z", "Y", "X"),
-        help="voxel spacing of .npy files in mm (default: default_spacing of the plans, else 1 1 1)",
-    )
+    add_spacing_flag(group, "default_spacing of the plans, else 1 1 1")
     group.add_argument(
         "--series",
         nargs="+",
@@ -212,22 +166,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _record_target(options: argparse.Namespace) -> RunTarget | None:
     """Return the folder of the predictions; ``None`` if a single mask is written."""
-    from detseg3d.data.folders import ModelFolder
-    from detseg3d.data.roots import resolve_dataset, results_root
-
     if options.model is None and options.dataset is None:
         return None
-    model = Path(options.model or resolve_dataset(results_root(options.results), options.dataset))
-    files = [model]
-    if model.is_dir():
-        from detseg3d.inference.model_folder import choose_backend, folder_backends, stored_weights
-
-        parts = ModelFolder(model)
-        backend = choose_backend(model, folder_backends(model), _wanted_backend(options))
-        stored = stored_weights(options.checkpoint, backend)
-        folds = [parts.fold(name) for name in options.folds] if options.folds else parts.folds()
-        files = [file for fold in folds for file in (fold.plans, fold.weights(stored))]
-        files.append(parts.operating_point)
+    files = model_source(options, _load_options(options)).files()
     # The processes of --num_parts write to the same folder.
     name = "run" if options.num_parts == 1 else f"run_part_{options.part_id}"
     inputs = {"images": [Path(options.input)], "model": files}
@@ -236,10 +177,8 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
 
 def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.data.dataset import check_input
-    from detseg3d.data.roots import resolve_dataset, results_root
 
-    if (options.model is None) == (options.dataset is None):
-        raise DetSeg3DError("the command needs exactly one model", remedy="give either -d DATASET or -m MODEL")
+    check_one_model(options)
     if options.part_id >= options.num_parts:
         raise DetSeg3DError(
             "--part_id is out of range", value=options.part_id, expected=f"0 to {options.num_parts - 1}"
@@ -250,28 +189,37 @@ def _run(options: argparse.Namespace) -> CommandResult:
         parse_formats(options.also)
     # The input is checked first, because importing torch and loading the model take long.
     check_input(options.input)
-    model = options.model or resolve_dataset(results_root(options.results), options.dataset)
-    from detseg3d.inference.model_file import model_backend, opened_model
+    path = model_path(options)
+    from detseg3d.inference.model_file import opened_model
 
-    backend = model_backend(model, _wanted_backend(options))
-    if backend is not Backend.TORCH:
-        _check_flags_of_exported(options, backend)
-    with opened_model(model, _network_builder(options)) as folder:
-        return _predict(options, folder, model, backend)
-
-
-def _wanted_backend(options: argparse.Namespace) -> Backend | None:
-    return None if options.backend is None else Backend(options.backend)
+    source = model_source(options, _load_options(options)).with_backend()
+    if source.load.backend is not Backend.TORCH:
+        _check_flags_of_exported(options, source.load)
+    build_model = _network_builder(options)
+    source = replace(source, load=replace(source.load, build_model=build_model))
+    with opened_model(path, build_model) as folder:
+        return _predict(options, folder, source)
 
 
-def _check_flags_of_exported(options: argparse.Namespace, backend: Backend) -> None:
+def _load_options(options: argparse.Namespace) -> LoadOptions:
+    """Return the options for loading the model, without the network of ``--network``."""
+    return replace(
+        load_options(options),
+        checkpoint=options.checkpoint,
+        candidate_threshold=options.candidate_threshold,
+        score_threshold=options.score_threshold,
+        use_operating_point=not options.plan_thresholds,
+    )
+
+
+def _check_flags_of_exported(options: argparse.Namespace, load: LoadOptions) -> None:
     """Raise an error if a flag asks for what exported networks do not have."""
     given = {"--network": options.network is not None, "--checkpoint best": options.checkpoint == "best"}
     for flag, is_given in given.items():
         if is_given:
             raise DetSeg3DError(
                 f"{flag} does not work with exported networks",
-                value=f"--backend {backend}",
+                value=f"--backend {load.backend}",
                 remedy="leave the flag out, or predict with the trained model and --backend torch",
             )
 
@@ -286,14 +234,14 @@ def _network_builder(options: argparse.Namespace) -> Callable[[Plans], DetSeg3D]
     return DetSeg3D if options.network is None else custom.build
 
 
-def _predict(options: argparse.Namespace, folder: Path, model: Path, backend: Backend) -> CommandResult:
-    """Predict with the model in ``folder``, which is ``model`` or was unpacked from this file."""
+def _predict(options: argparse.Namespace, folder: Path, source: ModelSource) -> CommandResult:
+    """Predict with the model in ``folder``, which is the path of ``source`` or was unpacked from this file."""
     from detseg3d.data.dataset import list_inputs
     from detseg3d.inference.input_options import InputOptions
-    from detseg3d.inference.model_folder import model_plans, stored_weights
+    from detseg3d.inference.model_folder import model_plans
 
     dicom = dicom_options(options)
-    plans = model_plans(folder, options.folds, stored_weights(options.checkpoint, backend))
+    plans = model_plans(folder, options.folds, source.load.stored_weights)
     spacing = None if options.spacing is None else tuple(options.spacing)
     input_options = InputOptions(spacing, tuple(options.series), tuple(options.suv))
     input_options.check(plans)
@@ -302,24 +250,11 @@ def _predict(options: argparse.Namespace, folder: Path, model: Path, backend: Ba
     cases = cases[options.part_id :: options.num_parts]
 
     from detseg3d.exports.viewers.export import parse_formats
-    from detseg3d.inference.load import LoadOptions
     from detseg3d.pipeline.predict import OutputOptions, predict_cases, predict_file
 
-    load = LoadOptions(
-        checkpoint=options.checkpoint,
-        device=options.device,
-        use_mirroring=not options.disable_tta,
-        candidate_threshold=options.candidate_threshold,
-        score_threshold=options.score_threshold,
-        use_operating_point=not options.plan_thresholds,
-        build_model=_network_builder(options),
-        memory_gb=options.memory_gb,
-        backend=backend,
-        precision=Precision(options.precision),
-    )
     written = [case.case_id for case in cases]
     if single:
-        predictor = _predictor(options, folder, load)
+        predictor = source.open_unpacked(folder)
         for case in cases:
             predict_file(predictor, case, options.output, input_options)
             show(f"wrote the mask {options.output}; a folder after -o also receives instances, boxes and scores")
@@ -335,14 +270,12 @@ def _predict(options: argparse.Namespace, folder: Path, model: Path, backend: Ba
         bids_folder=options.bids_out,
     )
     if options.cluster is None:
-        failures = predict_cases(_predictor(options, folder, load), cases, options.output, input_options, output)
+        failures = predict_cases(source.open_unpacked(folder), cases, options.output, input_options, output)
     else:
-        from detseg3d.pipeline.predict_on_cluster import ModelSource, predict_cases_on_cluster
+        from detseg3d.pipeline.predict_on_cluster import predict_cases_on_cluster
 
-        folds = None if options.folds is None else tuple(options.folds)
-        source = ModelSource(model.absolute(), folds, load, options.precision)
         resources = network_resources(options.device, options.memory_gb)
-        with opened_run(options, [options.input, model], [options.output], resources) as run:
+        with opened_run(options, [options.input, source.path], [options.output], resources) as run:
             failures = predict_cases_on_cluster(source, cases, options.output, run, input_options, output)
     show(f"{len(cases) - len(failures)} of {len(cases)} case(s) written to {options.output}")
     if failures:
@@ -354,16 +287,6 @@ def _predict(options: argparse.Namespace, folder: Path, model: Path, backend: Ba
         "failed": failed,
     }
     return CommandResult(data, EXIT_FAILURE if failures else EXIT_SUCCESS)
-
-
-def _predictor(options: argparse.Namespace, folder: Path, load: LoadOptions) -> Predictor:
-    """Load the model in this process."""
-    from detseg3d.inference.predictor import Predictor
-    from detseg3d.system.device import compute_in, resolve_device
-
-    if load.backend is Backend.TORCH:
-        compute_in(resolve_device(options.device), options.precision)
-    return Predictor.from_model_folder(folder, options.folds, load)
 
 
 def _requested_dicom(options: argparse.Namespace) -> list[str]:

@@ -13,6 +13,7 @@ from detseg3d.cli.arguments import (
     add_precision_flag,
     add_processes_flag,
     add_shifted_scans_flag,
+    add_spacing_flag,
     add_training_machine_flags,
     create_parser,
     fraction,
@@ -70,13 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="one name per channel; use exactly CT for images in Hounsfield units",
     )
     data.add_argument("--labels", nargs="+", metavar="NAME", help="lesion classes as NAME=VALUE")
-    data.add_argument(
-        "--spacing",
-        type=positive_float,
-        nargs=3,
-        metavar=("Z", "Y", "X"),
-        help="voxel spacing of .npy files in mm (default: 1 1 1)",
-    )
+    add_spacing_flag(data)
     data.add_argument(
         "--instances", action="store_true", help="labels are instance maps, in which each value is one lesion"
     )

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from detseg3d.cli.terminal import show, terminal, use_utf8
@@ -22,7 +23,15 @@ from detseg3d.system.signals import Interruption, interruptible, raise_if_interr
 if TYPE_CHECKING:
     from detseg3d.evaluation.result import EvaluationResult
 
-__all__ = ["EXIT_FAILURE", "EXIT_SUCCESS", "CommandResult", "evaluation_exit_code", "require_docstrings", "run_command"]
+__all__ = [
+    "EXIT_FAILURE",
+    "EXIT_SUCCESS",
+    "CommandResult",
+    "evaluation_exit_code",
+    "require_docstrings",
+    "require_extra",
+    "run_command",
+]
 
 EXIT_SUCCESS = 0
 EXIT_FAILURE = 1
@@ -62,6 +71,26 @@ def require_docstrings() -> None:
             value=f"optimisation level {sys.flags.optimize}",
             expected="level 0 or 1",
             remedy="unset PYTHONOPTIMIZE, or start Python without -OO",
+        )
+
+
+def require_extra(extra: str, *modules: str) -> None:
+    """Raise an error if a package of an extra is not installed.
+
+    Parameters
+    ----------
+    extra : str
+        Name of the extra in setup.py.
+    *modules : str
+        Names of the modules that the command imports.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise DetSeg3DError(
+            "this command needs packages that are not installed",
+            value=missing,
+            expected=f"the packages of the extra {extra}",
+            remedy=f'pip install "detseg3d[{extra}]"',
         )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import create_parser, non_negative_int, positive_float, positive_int
-from detseg3d.cli.running import CommandResult, run_command
-from detseg3d.cli.served_model import add_model_flags, model_source, require_extra
+from detseg3d.cli.model_flags import add_model_flags, served_model
+from detseg3d.cli.running import CommandResult, require_extra, run_command
 from detseg3d.cli.terminal import show
 
 if TYPE_CHECKING:
@@ -106,14 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> CommandResult:
     require_extra("serve", "fastapi", "uvicorn", "python_multipart")
     access = _access(options)
-    source = model_source(options)
+    model = served_model(options)
     from detseg3d.serving.server import run_service
 
     def announce(bound: Access) -> None:
         show(f"the service answers at {bound.url}; its interface is described at {bound.url}/docs")
         show("for research use only; not a medical device")
 
-    run_service(source, access, _limits(options), options.folder, announce)
+    run_service(model, access, _limits(options), options.folder, announce)
     return CommandResult({"address": access.url})
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.arguments import create_parser, positive_float, positive_int
+from detseg3d.cli.arguments import add_spacing_flag, create_parser, positive_int
 from detseg3d.cli.running import CommandResult, run_command
 
 __all__ = ["main"]
@@ -50,13 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_lesions", type=positive_int, default=12, metavar="N", help="maximum number of lesions to draw"
     )
-    parser.add_argument(
-        "--spacing",
-        type=positive_float,
-        nargs=3,
-        metavar=("Z", "Y", "X"),
-        help="voxel spacing of .npy files in mm (default: from the dataset.json of --label, else 1 1 1)",
-    )
+    add_spacing_flag(parser, "from the dataset.json of --label, else 1 1 1")
     return parser
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg3d.cli.arguments import create_parser, non_negative_float, positive_float
+from detseg3d.cli.model_flags import add_model_flags, served_model
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
-from detseg3d.cli.served_model import add_model_flags, model_source
 from detseg3d.cli.terminal import show
 
 __all__ = ["main"]
@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.serving.worker import ModelWorker
     from detseg3d.system.signals import postponed
 
-    source = model_source(options)
+    model = served_model(options)
     watching = WatchOptions(
         quiet_seconds=options.quiet_seconds,
         poll_seconds=options.poll_seconds,
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         series=tuple(options.series),
         once=options.once,
     )
-    with ModelWorker(source) as worker, postponed() as signals:
+    with ModelWorker(model) as worker, postponed() as signals:
         show(f"watching {options.input}; a signal ends the command after the present scan")
         state = watch_folder(options.input, options.output, worker, watching, lambda: signals.number is not None)
     failed = [scan for scan in state.scans if scan.state is ScanState.FAILED]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detseg3d.core.enums import StringEnum
 
-__all__ = ["Backend", "NetworkFormat"]
+__all__ = ["Backend", "NetworkFormat", "stored_weights"]
 
 
 class NetworkFormat(StringEnum):
@@ -48,3 +48,25 @@ _FORMATS = {
     Backend.OPENVINO: NetworkFormat.OPENVINO,
     Backend.ONNXRUNTIME: NetworkFormat.ONNX,
 }
+
+
+def stored_weights(checkpoint: str, backend: Backend = Backend.TORCH) -> str:
+    """Return the name under which a fold stores the networks that a backend runs.
+
+    Parameters
+    ----------
+    checkpoint : {"final", "best"}
+        Weights of ``TORCH``. Networks for other backends are exported from the final weights.
+    backend : Backend, optional
+
+    Returns
+    -------
+    str
+        For :meth:`~detseg3d.data.folders.FoldFolder.weights`.
+
+    Examples
+    --------
+    >>> stored_weights("best"), stored_weights("final", Backend.ONNXRUNTIME)
+    ('best', 'onnx')
+    """
+    return checkpoint if backend is Backend.TORCH else str(backend.network_format)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from detseg3d.core.enums import StringEnum
+from collections.abc import Sequence
 
-__all__ = ["Precision"]
+from detseg3d.core.enums import StringEnum
+from detseg3d.core.errors import DetSeg3DError
+
+__all__ = ["Precision", "require_offered"]
 
 
 class Precision(StringEnum):
@@ -36,3 +39,28 @@ class Precision(StringEnum):
         if self is Precision.AUTO:
             raise ValueError("auto is not a number format; detseg3d.system.device.choose_precision chooses one")
         return 4 if self is Precision.FP32 else 2
+
+
+def require_offered(wanted: Precision, offered: Sequence[Precision], place: str) -> None:
+    """Raise an error if a device or a backend does not offer a precision.
+
+    Parameters
+    ----------
+    wanted : Precision
+        Not ``AUTO``.
+    offered : sequence of Precision
+    place : str
+        Type of the device, or name of the backend.
+
+    Raises
+    ------
+    DetSeg3DError
+        If ``wanted`` is not in ``offered``.
+    """
+    if wanted not in offered:
+        raise DetSeg3DError(
+            f"the precision {wanted} is not offered here",
+            value=f"--precision {wanted} on {place}",
+            expected=" or ".join(map(str, (Precision.AUTO, *offered))),
+            remedy="use --precision auto",
+        )

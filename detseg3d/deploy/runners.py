@@ -13,7 +13,7 @@ import numpy as np
 from detseg3d.core.arrays import Array
 from detseg3d.core.backend import Backend, NetworkFormat
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.precision import Precision
+from detseg3d.core.precision import Precision, require_offered
 from detseg3d.data.roots import send_no_telemetry
 from detseg3d.deploy.networks import ExportedFiles, StagePorts
 from detseg3d.system.signals import use_usual_signal_stack
@@ -45,8 +45,9 @@ def missing_package(package: str, error: ImportError) -> DetSeg3DError:
 def choose_backend_precision(backend: Backend, wanted: Precision = Precision.AUTO) -> Precision:
     """Return the precision in which a backend runs exported networks.
 
-    OpenVINO would choose bfloat16 by its own rules. Here ``AUTO`` means bfloat16 if OpenVINO reports that the processor
-    computes in it, else float32. ONNX Runtime computes convolutions on a CPU in float32 only.
+    :func:`detseg3d.system.device.choose_precision` does the same for PyTorch. The choices can differ, because each
+    library decides by its own means whether the processor computes in bfloat16. Here ``AUTO`` means bfloat16 if
+    OpenVINO reports it, else float32. ONNX Runtime computes convolutions on a CPU in float32 only.
 
     Parameters
     ----------
@@ -67,13 +68,7 @@ def choose_backend_precision(backend: Backend, wanted: Precision = Precision.AUT
     offered = (Precision.FP32, Precision.BF16) if backend is Backend.OPENVINO else (Precision.FP32,)
     if wanted is Precision.AUTO:
         return Precision.BF16 if backend is Backend.OPENVINO and _openvino_has_bfloat16() else Precision.FP32
-    if wanted not in offered:
-        raise DetSeg3DError(
-            f"the backend {backend} does not offer the precision {wanted}",
-            value=f"--precision {wanted}",
-            expected=" or ".join(map(str, (Precision.AUTO, *offered))),
-            remedy="use --precision auto",
-        )
+    require_offered(wanted, offered, str(backend))
     return wanted
 
 

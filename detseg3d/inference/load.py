@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,17 +13,18 @@ import torch
 from detseg3d.core.backend import Backend
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.model_identity import ModelIdentity
-from detseg3d.core.precision import Precision
 from detseg3d.data.folders import FoldFolder
 from detseg3d.deploy.network import ExportedNetwork
 from detseg3d.deploy.networks import ExportedFiles
 from detseg3d.evaluation.cross_validation import ShiftSummary
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.model_folder import (
+    choose_backend,
     fold_folders,
+    folder_backends,
     load_reference,
     restrict_mirroring,
     same_network,
-    stored_weights,
 )
 from detseg3d.inference.operating_point import PlansInUse, apply_operating_point, weights_digest
 from detseg3d.models.custom import check_network_is_named
@@ -34,55 +35,9 @@ from detseg3d.planning.appearance.training import TrainingAppearance
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system.device import resolve_device
 
-__all__ = ["LoadOptions", "load_model"]
+__all__ = ["load_model"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """Options for loading a model.
-
-    Attributes
-    ----------
-    checkpoint : {"final", "best"}
-        Weights from the end of the training, or the weights with the best validation result.
-    device : str or None
-        ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; by default CUDA if available.
-    use_mirroring : bool
-        Average over the mirrored copies that the plan names.
-    candidate_threshold, score_threshold : float or None
-        Used instead of the thresholds of the operating point or the plan. With a score threshold, the scan threshold
-        is not used.
-    use_operating_point : bool
-        Use the thresholds and the calibration that ``detseg3d_consolidate`` stored with the model, if there are any.
-    build_model : callable
-        Function from plans to a network, if the model was trained with a network other than DetSeg3D.
-    memory_gb : float or None
-        Memory in GB that a scan may take, including the scan itself; by default the free memory.
-    backend : Backend
-        Library that runs the networks. Other backends than ``TORCH`` need a model that was exported for them, and a
-        CPU.
-    precision : Precision
-        Number format of exported networks. The networks of PyTorch use that of
-        :func:`~detseg3d.system.device.compute_in`.
-    """
-
-    checkpoint: str = "final"
-    device: str | None = None
-    use_mirroring: bool = True
-    candidate_threshold: float | None = None
-    score_threshold: float | None = None
-    use_operating_point: bool = True
-    build_model: Callable[[Plans], DetSeg3D] = DetSeg3D
-    memory_gb: float | None = None
-    backend: Backend = Backend.TORCH
-    precision: Precision = Precision.AUTO
-
-    @property
-    def stored_weights(self) -> str:
-        """Name under which a fold stores the networks; see :func:`~detseg3d.inference.model_folder.stored_weights`."""
-        return stored_weights(self.checkpoint, self.backend)
 
 
 @dataclass(frozen=True)
@@ -134,6 +89,7 @@ def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: L
         the folds were trained with different plans, or the plans record a network that ``options`` do not name.
     """
     folder = Path(folder)
+    options = replace(options, backend=choose_backend(folder, folder_backends(folder), options.backend))
     is_exported = options.backend is not Backend.TORCH
     device = resolve_device("cpu" if is_exported and options.device is None else options.device)
     chosen = fold_folders(folder, folds, options.stored_weights)
@@ -172,12 +128,13 @@ def _digest(weights: Sequence[Path]) -> str:
 
 
 def _load_network(fold: FoldFolder, plans: Plans, options: LoadOptions) -> DetSeg3D:
-    if options.build_model is DetSeg3D:
+    build_model = options.build_model or DetSeg3D
+    if build_model is DetSeg3D:
         check_network_is_named(plans)
     weights = fold.weights(options.checkpoint)
     # The weights are checked before the network takes memory.
-    check_weights(plans, weights, options.build_model)
-    network = options.build_model(plans)
+    check_weights(plans, weights, build_model)
+    network = build_model(plans)
     load_weights(network, weights)
     return network
 
@@ -187,6 +144,7 @@ def _load_exported(fold: FoldFolder, plans: Plans, options: LoadOptions) -> Expo
     try:
         with open_tensors(file) as stored:
             arrays = {name: stored.read(name).numpy() for name in stored.entries}
+        assert options.backend is not None, "load_model has chosen the backend"
         files = ExportedFiles.from_arrays(options.backend.network_format, arrays)
         return ExportedNetwork(plans, files, options.precision, torch.get_num_threads())
     except DetSeg3DError as error:

@@ -31,13 +31,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from detseg3d.core.backend import Backend, NetworkFormat
+from detseg3d.core.backend import Backend, NetworkFormat, stored_weights
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.version import __version__
 from detseg3d.data.folders import FoldFolder
 from detseg3d.data.roots import check_dataset_name
 from detseg3d.deploy.networks import ExportedFiles
-from detseg3d.inference.model_folder import choose_backend, folder_backends, stored_weights
+from detseg3d.inference.model_folder import choose_backend, folder_backends
 from detseg3d.inference.operating_point import load_operating_point, save_operating_point, weights_digest
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.weights import (

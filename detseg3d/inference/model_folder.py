@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.core.backend import Backend
+from detseg3d.core.backend import Backend, stored_weights
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import FoldFolder, ModelFolder
 from detseg3d.planning.appearance.training import TrainingAppearance, load_training_appearance
@@ -20,32 +20,9 @@ __all__ = [
     "model_plans",
     "restrict_mirroring",
     "same_network",
-    "stored_weights",
 ]
 
 logger = logging.getLogger(__name__)
-
-
-def stored_weights(checkpoint: str, backend: Backend = Backend.TORCH) -> str:
-    """Return the name under which a fold stores the networks that a backend runs.
-
-    Parameters
-    ----------
-    checkpoint : {"final", "best"}
-        Weights of ``TORCH``. Networks for other backends are exported from the final weights.
-    backend : Backend, optional
-
-    Returns
-    -------
-    str
-        For :meth:`~detseg3d.data.folders.FoldFolder.weights`.
-
-    Examples
-    --------
-    >>> stored_weights("best"), stored_weights("final", Backend.ONNXRUNTIME)
-    ('best', 'onnx')
-    """
-    return checkpoint if backend is Backend.TORCH else str(backend.network_format)
 
 
 def folder_backends(folder: str | Path) -> list[Backend]:
@@ -99,7 +76,7 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
     folds : sequence or None
         Names of the folds. With ``None``, fold ``all`` is used only if there is no other fold.
     checkpoint : str
-        ``final`` or ``best``, or the name of another format (:func:`stored_weights`).
+        ``final`` or ``best``, or the name of another format (:func:`~detseg3d.core.backend.stored_weights`).
 
     Returns
     -------

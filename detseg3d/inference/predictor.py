@@ -26,7 +26,8 @@ from detseg3d.evaluation.cross_validation import ShiftSummary
 from detseg3d.inference.candidates import Candidates, loose_suppression
 from detseg3d.inference.expectation import Expectation, expect_recall
 from detseg3d.inference.input_options import InputOptions
-from detseg3d.inference.load import LoadOptions, load_model
+from detseg3d.inference.load import load_model
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.memory import prediction_bytes, slabs_that_fit
 from detseg3d.inference.result import Prediction, describe_case
 from detseg3d.models.ensemble import DetectOptions, GridImages, detect, segment_rois

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from detseg3d.core.backend import Backend, NetworkFormat
+from detseg3d.core.backend import Backend, NetworkFormat, stored_weights
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import read_description
 from detseg3d.data.folders import FoldFolder, ModelFolder
@@ -29,7 +29,7 @@ from detseg3d.inference.model_file import (
     unpack_model,
     write_model,
 )
-from detseg3d.inference.model_folder import fold_folders, load_reference, same_network, stored_weights
+from detseg3d.inference.model_folder import fold_folders, load_reference, same_network
 from detseg3d.inference.operating_point import load_operating_point, weights_digest
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.weights import check_weights, load_weights, save_tensors

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from detseg3d.core.enums import StringEnum
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawCase
 from detseg3d.data.folders import PredictionFolder
@@ -33,7 +34,6 @@ from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction
 from detseg3d.pipeline.export_bids import export_bids
 from detseg3d.pipeline.scan_reader import Scan, ScanReader
-from detseg3d.planning.plans import Plans
 from detseg3d.planning.sections import InferencePlan
 from detseg3d.system.case_call import release_frames
 from detseg3d.system.files import check_writable, remove_files
@@ -42,14 +42,17 @@ from detseg3d.system.signals import raise_if_interrupted
 from detseg3d.system.workers import is_bar_shown
 
 __all__ = [
+    "CasePredictor",
     "OutputOptions",
     "PredictionOutcomes",
+    "PredictionStep",
     "check_output",
     "describe_failure",
     "finish_predictions",
     "predict_cases",
     "predict_file",
     "predict_or_skip",
+    "warn_without_lesions",
 ]
 
 logger = logging.getLogger(__name__)
@@ -176,6 +179,128 @@ def check_output(folder: Path, cases: Sequence[RawCase], output: OutputOptions) 
         write_description(output.bids_folder)
 
 
+class PredictionStep(StringEnum):
+    """Step of the prediction of a scan that was read, in the order of the work."""
+
+    SEARCHING = "searching"
+    DESCRIBING = "describing"
+    WRITING = "writing"
+
+
+@dataclass(frozen=True)
+class PredictedCase:
+    """A case that was predicted and written.
+
+    Attributes
+    ----------
+    prediction : Prediction
+    outcome : CaseOutcome
+        Numbers that explain why a case has no lesions.
+    """
+
+    prediction: Prediction
+    outcome: CaseOutcome
+
+
+@dataclass(frozen=True)
+class CasePredictor:
+    """A model, the folder of its results, and what is read and written for each case.
+
+    Attributes
+    ----------
+    predictor : Predictor
+    folder : Path
+        Folder of the results.
+    inputs : InputOptions
+        How images are read.
+    output : OutputOptions
+        What is written.
+    """
+
+    predictor: Predictor
+    folder: Path
+    inputs: InputOptions
+    output: OutputOptions
+
+    def check(self, case: RawCase) -> None:
+        """Check that the results of a case can be written, before the prediction takes time.
+
+        Raises
+        ------
+        DetSeg3DError
+            If a result would replace the scan, or a result that is required cannot be made from this scan.
+        """
+        check_inputs_stay([image.path for image in case.images], case.case_id, self.folder, _ending(case, self.output))
+        _check_dicom(case, self.output)
+        if self.output.bids_folder is not None:
+            name_of_case(case.case_id)
+
+    def predict(
+        self, case: RawCase, scan: Scan, name: str, on_step: Callable[[PredictionStep], None] = lambda _step: None
+    ) -> PredictedCase:
+        """Predict and write a case that was read.
+
+        Parameters
+        ----------
+        case : RawCase
+        scan : Scan
+            Images and geometry of the case.
+        name : str
+            Name of the scan in warnings.
+        on_step : callable, optional
+            Called at the beginning of each step.
+
+        Returns
+        -------
+        PredictedCase
+
+        Raises
+        ------
+        DetSeg3DError
+            If the scan cannot be used, or a result cannot be written.
+        """
+        on_step(PredictionStep.SEARCHING)
+        predictor, output, (images, geometry) = self.predictor, self.output, scan
+        similarity = predictor.compare(images, geometry, name)
+        candidates = predictor.find_candidates(images, geometry, similarity, loose=output.save_candidates)
+        on_step(PredictionStep.DESCRIBING)
+        stored = PredictionFolder(self.folder).candidates(case.case_id)
+        if output.save_candidates:
+            write_candidates(candidates, stored)
+            candidates = candidates.admitted(predictor.plans.inference)
+        else:
+            # An earlier prediction, perhaps by another model, may have left candidates.
+            remove_files(stored)
+        prediction = predictor.describe(candidates, geometry, output.save_probabilities, similarity, images)
+        predictor.warn_of_limit(prediction, name)
+        on_step(PredictionStep.WRITING)
+        write_case(prediction, case.case_id, self.folder, _ending(case, output))
+        self._export_dicom(case)
+        if output.viewer_formats:
+            export_for_viewers(self.folder, case.case_id, output.viewer_formats)
+        return PredictedCase(prediction, _outcome(prediction, candidates))
+
+    def _export_dicom(self, case: RawCase) -> None:
+        """Write the DICOM objects of a case, or remove those of an earlier prediction."""
+        if self.output.dicom is None or not _is_dicom(case):
+            remove_files(*DicomPaths(PredictionFolder(self.folder).dicom_folder, case.case_id).all)
+            return
+        from detseg3d.pipeline.export_dicom import export_case  # imported here, because highdicom imports slowly
+
+        image = self.inputs.apply(case.images, self.predictor.plans)[0]
+        try:
+            export_case(self.folder, case.case_id, image.path, image.series, self.output.dicom)
+        except DetSeg3DError as error:
+            raise DetSeg3DError(
+                f"the masks were written, but not the DICOM results: {error.problem}",
+                file=error.file,
+                value=error.value,
+                expected=error.expected,
+                remedy=f"{error.remedy or 'correct the DICOM series'}; detseg3d_predict --dicom_seg none writes only "
+                "the masks",
+            ) from error
+
+
 def predict_or_skip(
     predictor: Predictor,
     case: RawCase,
@@ -198,18 +323,15 @@ def predict_or_skip(
     DetSeg3DError
         If the scan cannot be used or would be replaced, or a result cannot be written.
     """
-    ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
     if _is_left_out(case, folder, output):
         logger.info("%s: complete already", case.case_id)
         if output.viewer_formats:
             export_for_viewers(folder, case.case_id, output.viewer_formats)
         return None
-    check_inputs_stay([image.path for image in case.images], case.case_id, folder, ending)
-    _check_dicom(case, output)
-    if output.bids_folder is not None:
-        name_of_case(case.case_id)
+    case_predictor = CasePredictor(predictor, folder, inputs, output)
+    case_predictor.check(case)
     scan = predictor.read(case, inputs) if reader is None else reader.read(case)
-    outcome = _predict_scan(predictor, case, scan, folder, inputs, output)
+    outcome = case_predictor.predict(case, scan, case.case_id).outcome
     logger.info("%s: %d lesion(s)", case.case_id, outcome.lesions)
     return outcome
 
@@ -249,7 +371,7 @@ def finish_predictions(
     for case_id, message in failures.items():
         logger.error("%s failed: %s", case_id, message)
     if len(ended.outcomes) + len(failures) == len(cases):
-        _warn_without_lesions(inference, ended.outcomes)
+        warn_without_lesions(inference, ended.outcomes)
     if folder.exists():
         write_tables(folder)
     if output.bids_folder is not None:
@@ -302,16 +424,20 @@ def predict_file(
         raise DetSeg3DError(f"this scan cannot be predicted: {_reason(error)}", file=case.images[0].path) from error
     logger.info("%s: %d lesion(s)", case.case_id, len(prediction.lesions))
     predictor.warn_of_limit(prediction, case.case_id)
-    _warn_without_lesions(predictor.plans.inference, {case.case_id: _outcome(prediction, candidates)})
+    warn_without_lesions(predictor.plans.inference, {case.case_id: _outcome(prediction, candidates)})
     return prediction
+
+
+def _ending(case: RawCase, output: OutputOptions) -> str:
+    """Return the format of the masks of a case."""
+    return output.ending or file_ending(case.images[0].path) or ".nii.gz"
 
 
 def _is_left_out(case: RawCase, folder: Path, output: OutputOptions) -> bool:
     """Return whether the result of a case is complete and ``output`` asks to continue."""
     if not output.continue_prediction:
         return False
-    case_id = case.case_id
-    ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
+    case_id, ending = case.case_id, _ending(case, output)
     has_candidates = not output.save_candidates or PredictionFolder(folder).candidates(case_id).is_file()
     if not has_candidates or not is_exported(folder, case_id, ending, output.save_probabilities):
         return False
@@ -338,52 +464,16 @@ def _check_dicom(case: RawCase, output: OutputOptions) -> None:
         )
 
 
-def _export(case: RawCase, folder: Path, inputs: InputOptions, plans: Plans, output: OutputOptions) -> None:
-    """Write the DICOM objects of a case, or remove those of an earlier prediction."""
-    if output.dicom is None or not _is_dicom(case):
-        paths = DicomPaths(PredictionFolder(folder).dicom_folder, case.case_id)
-        remove_files(*paths.all)
-        return
-    from detseg3d.pipeline.export_dicom import export_case  # imported here, because highdicom imports slowly
+def warn_without_lesions(inference: InferencePlan, outcomes: Mapping[str, CaseOutcome]) -> None:
+    """Log a warning with the reason if no lesion was found in any of the cases.
 
-    image = inputs.apply(case.images, plans)[0]
-    try:
-        export_case(folder, case.case_id, image.path, image.series, output.dicom)
-    except DetSeg3DError as error:
-        raise DetSeg3DError(
-            f"the masks were written, but not the DICOM results: {error.problem}",
-            file=error.file,
-            value=error.value,
-            expected=error.expected,
-            remedy=f"{error.remedy or 'correct the DICOM series'}; or use --dicom_seg none to write only the masks",
-        ) from error
-
-
-def _predict_scan(
-    predictor: Predictor, case: RawCase, scan: Scan, folder: Path, inputs: InputOptions, output: OutputOptions
-) -> CaseOutcome:
-    """Predict and write one case that was read."""
-    images, geometry = scan
-    similarity = predictor.compare(images, geometry, case.case_id)
-    candidates = predictor.find_candidates(images, geometry, similarity, loose=output.save_candidates)
-    stored = PredictionFolder(folder).candidates(case.case_id)
-    if output.save_candidates:
-        write_candidates(candidates, stored)
-        candidates = candidates.admitted(predictor.plans.inference)
-    else:
-        # An earlier prediction, perhaps by another model, may have left candidates.
-        remove_files(stored)
-    prediction = predictor.describe(candidates, geometry, output.save_probabilities, similarity, images)
-    predictor.warn_of_limit(prediction, case.case_id)
-    ending = output.ending or file_ending(case.images[0].path) or ".nii.gz"
-    write_case(prediction, case.case_id, folder, ending)
-    _export(case, folder, inputs, predictor.plans, output)
-    if output.viewer_formats:
-        export_for_viewers(folder, case.case_id, output.viewer_formats)
-    return _outcome(prediction, candidates)
-
-
-def _warn_without_lesions(inference: InferencePlan, outcomes: Mapping[str, CaseOutcome]) -> None:
+    Parameters
+    ----------
+    inference : InferencePlan
+        Thresholds that were used.
+    outcomes : mapping of str to CaseOutcome
+        Outcomes by case id.
+    """
     message = explain_no_lesions(outcomes, inference)
     if message is not None:
         logger.warning("%s", message)

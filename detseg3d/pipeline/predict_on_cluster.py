@@ -5,19 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from detseg3d.core.backend import Backend
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawCase
-from detseg3d.data.folders import ModelFolder
 from detseg3d.inference.input_options import InputOptions
-from detseg3d.inference.load import LoadOptions
-from detseg3d.inference.model_file import opened_model
-from detseg3d.inference.model_folder import fold_folders
+from detseg3d.inference.model_source import FileStamp, ModelSource
 from detseg3d.inference.no_lesions import CaseOutcome
 from detseg3d.inference.predictor import Predictor
 from detseg3d.pipeline.predict import (
@@ -29,47 +23,12 @@ from detseg3d.pipeline.predict import (
     predict_or_skip,
 )
 from detseg3d.planning.sections import InferencePlan
-from detseg3d.system.device import compute_in, resolve_device
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
-__all__ = ["ModelSource", "predict_cases_on_cluster"]
+__all__ = ["predict_cases_on_cluster"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Model that each worker loads from the shared file system.
-
-    Attributes
-    ----------
-    path : Path
-        Folder of the model, or a file that ``detseg3d_export_model`` wrote. Absolute.
-    folds : tuple of str or None
-        Names of the folds; ``None`` for all trained folds.
-    load : LoadOptions
-    precision : Precision
-    """
-
-    path: Path
-    folds: tuple[str, ...] | None
-    load: LoadOptions
-    precision: Precision = Precision.AUTO
-
-    def stamp(self) -> tuple[tuple[str, int, int], ...]:
-        """Return names, sizes and times of the files of the model. A worker loads a model again if they change."""
-        files = [self.path]
-        if self.path.is_dir():
-            folds = fold_folders(self.path, self.folds, self.load.stored_weights)
-            files = [file for fold in folds for file in (fold.plans, fold.weights(self.load.stored_weights))]
-            files.append(ModelFolder(self.path).operating_point)
-        stamps = []
-        for file in files:
-            with suppress(FileNotFoundError):  # a model may have no operating point
-                status = file.stat()
-                stamps.append((str(file), status.st_size, status.st_mtime_ns))
-        return tuple(stamps)
 
 
 @dataclass(frozen=True)
@@ -93,6 +52,7 @@ def predict_cases_on_cluster(
     Parameters
     ----------
     source : ModelSource
+        With an absolute path that all workers see.
     cases : sequence of RawCase
     output_folder : path
     run : Run
@@ -132,7 +92,7 @@ def predict_cases_on_cluster(
 
 def _predict(
     source: ModelSource,
-    stamp: tuple[tuple[str, int, int], ...],
+    stamp: tuple[FileStamp, ...],
     folder: Path,
     inputs: InputOptions,
     output: OutputOptions,
@@ -144,7 +104,7 @@ def _predict(
 
 
 @functools.lru_cache(maxsize=1)
-def _predictor(source: ModelSource, stamp: tuple[tuple[str, int, int], ...]) -> Predictor:
+def _predictor(source: ModelSource, stamp: tuple[FileStamp, ...]) -> Predictor:
     """Load the model in a worker. The model of an earlier command is kept if its files are the same."""
     if source.stamp() != stamp:
         raise DetSeg3DError(
@@ -152,7 +112,4 @@ def _predictor(source: ModelSource, stamp: tuple[tuple[str, int, int], ...]) -> 
             file=source.path,
             remedy="put the model on a file system that all machines share, and do not change it during a prediction",
         )
-    if source.load.backend is Backend.TORCH:
-        compute_in(resolve_device(source.load.device), source.precision)
-    with opened_model(source.path, source.load.build_model) as folder:
-        return Predictor.from_model_folder(folder, source.folds, source.load)
+    return source.open()

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from detseg3d.core.augmentation import Augmentation
-from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
-from detseg3d.data.folders import ModelFolder, PreparedFolder, RawFolder
+from detseg3d.data.folders import ModelFolder, PreparedFolder
 from detseg3d.evaluation.result import EvaluationResult
+from detseg3d.pipeline.begun import is_begun
 from detseg3d.pipeline.prepare import PrepareOptions, prepare_dataset
 from detseg3d.pipeline.train import FoldPaths, run_fold
 from detseg3d.planning.overrides import TrainingOverrides
@@ -176,12 +176,6 @@ def like_plans(own: Plans, target: Plans) -> Plans:
 def _simulate(raw: Path, scans: RandomScanOptions, options: PretrainingOptions) -> Path:
     """Return the folder of the simulated scans. They are written unless a pretraining that continues has done so."""
     folder = raw / RANDOM_DATASET
-    if RawFolder(folder).dataset_json.exists():
-        if options.training.resume:
-            return folder
-        raise DetSeg3DError(
-            "the output folder contains a pretraining already",
-            file=raw.parent,
-            remedy="continue it (--c), choose another --output_dir, or remove it",
-        )
+    if is_begun(folder, options.training.resume, "a pretraining"):
+        return folder
     return write_random_dataset(raw, scans, options.run)

@@ -14,6 +14,7 @@ from detseg3d.core.precision import Precision
 from detseg3d.data.dataset import RawCase, load_raw_dataset
 from detseg3d.data.folders import EvaluationFolder, ModelFolder, PreparedFolder, RawFolder
 from detseg3d.evaluation.result import EvaluationResult
+from detseg3d.pipeline.begun import is_begun
 from detseg3d.pipeline.consolidate import consolidate
 from detseg3d.pipeline.consolidation_report import report_consolidation
 from detseg3d.pipeline.convert import ConvertOptions, convert_folders
@@ -176,14 +177,8 @@ def _choose_thresholds(paths: FoldPaths, goal: OperatingGoal, run: Run) -> None:
 def _convert(images: Path, labels: Path, raw: Path, options: ExperimentOptions) -> Path:
     """Return the folder of the raw data set. It is made unless a run that continues has made it."""
     folder = raw / DATASET_NAME
-    if RawFolder(folder).dataset_json.exists():
-        if options.training.resume:
-            return folder
-        raise DetSeg3DError(
-            "the output folder contains an experiment already",
-            file=raw.parent,
-            remedy="continue it (--c), choose another --output_dir, or remove it",
-        )
+    if is_begun(folder, options.training.resume, "an experiment"):
+        return folder
     settings = ConvertOptions(
         DATASET_NAME,
         channel_names=options.channel_names,

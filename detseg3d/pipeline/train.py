@@ -17,7 +17,7 @@ from detseg3d.data.folders import FoldFolder, ModelFolder, PreparedFolder
 from detseg3d.evaluation.folders import evaluate_folders
 from detseg3d.evaluation.options import EvaluationInput
 from detseg3d.evaluation.result import EvaluationResult
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.prediction_files import clear_cases
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from detseg3d.core.backend import Backend
-from detseg3d.core.precision import Precision
+from detseg3d.inference.model_source import ModelSource
 from detseg3d.system.json_records import JsonRecord
 
 if TYPE_CHECKING:
     from detseg3d.inference.predictor import Predictor
     from detseg3d.serving.records import PredictTask, Stage, TaskOutcome
 
-__all__ = ["ModelDescription", "ModelOpener", "ModelSource", "OpenModel"]
+__all__ = ["ModelDescription", "ModelOpener", "OpenModel", "ServedModel"]
 
 
 class OpenModel(Protocol):
@@ -37,33 +35,15 @@ class ModelOpener(Protocol):
 
 
 @dataclass(frozen=True)
-class ModelSource:
-    """A trained model and the options with which it predicts.
+class ServedModel:
+    """A trained model that the worker process loads.
 
     Attributes
     ----------
-    path : Path
-        Folder of the model, or a file that ``detseg3d_export_model`` wrote.
-    folds : tuple of str or None
-        Folds to average; all trained folds by default.
-    device : str or None
-        ``cpu``, ``cuda``, ``cuda:1`` or ``mps``; CUDA if available by default.
-    precision : Precision
-    use_mirroring : bool
-        Average over the mirrored copies that the plan names.
-    memory_gb : float or None
-        Memory in GB that a scan may take; by default the free memory.
-    backend : Backend or None
-        Library that runs the networks; by default the backend for which the model was exported, else PyTorch.
+    source : ModelSource
     """
 
-    path: Path
-    folds: tuple[str, ...] | None = None
-    device: str | None = None
-    precision: Precision = Precision.AUTO
-    use_mirroring: bool = True
-    memory_gb: float | None = None
-    backend: Backend | None = None
+    source: ModelSource
 
     def open(self) -> OpenModel:
         """Load the model.
@@ -73,27 +53,11 @@ class ModelSource:
         DetSeg3DError
             If the model cannot be read or the device does not exist.
         """
-        from detseg3d.inference.load import LoadOptions
-        from detseg3d.inference.model_file import model_backend, opened_model
-        from detseg3d.inference.predictor import Predictor
-        from detseg3d.system.device import compute_in, resolve_device
-
-        backend = model_backend(self.path)
-        if backend is Backend.TORCH:
-            compute_in(resolve_device(self.device), self.precision)
-        options = LoadOptions(
-            device=self.device,
-            use_mirroring=self.use_mirroring,
-            memory_gb=self.memory_gb,
-            backend=backend,
-            precision=self.precision,
-        )
-        with opened_model(self.path) as folder:
-            return _ServedModel(Predictor.from_model_folder(folder, self.folds, options))
+        return _LoadedModel(self.source.open())
 
 
 @dataclass(frozen=True)
-class _ServedModel:
+class _LoadedModel:
     """A predictor in the worker process."""
 
     predictor: Predictor

@@ -49,7 +49,7 @@ class ModelWorker:
     Parameters
     ----------
     source : ModelOpener
-        The model that the process loads, for example a :class:`~detseg3d.serving.model.ModelSource`.
+        The model that the process loads, for example a :class:`~detseg3d.serving.model.ServedModel`.
     """
 
     def __init__(self, source: ModelOpener) -> None:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.core.precision import Precision
+from detseg3d.core.precision import Precision, require_offered
 
 __all__ = [
     "autocast",
@@ -163,14 +163,7 @@ def choose_precision(device: torch.device, wanted: Precision = Precision.AUTO) -
     """
     if wanted is Precision.AUTO:
         return _fastest_precision(device)
-    possible = _POSSIBLE.get(device.type, (Precision.FP32,))
-    if wanted not in possible:
-        raise DetSeg3DError(
-            f"the precision {wanted} is not offered on this type of device",
-            value=f"--precision {wanted} on {device.type}",
-            expected=" or ".join(map(str, (Precision.AUTO, *possible))),
-            remedy="use --precision auto",
-        )
+    require_offered(wanted, _POSSIBLE.get(device.type, (Precision.FP32,)), device.type)
     return wanted
 
 

@@ -11,7 +11,7 @@ import detseg3d
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import read_image, write_image
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.pipeline.exchange import export_model
 from tests.scans import make_scan
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detseg3d.cli import consolidate
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.operating_point import load_operating_point
 from detseg3d.inference.predictor import Predictor
 from detseg3d.pipeline import consolidate as consolidate_module

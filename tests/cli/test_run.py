@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from detseg3d.cli import run
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.synthetic.dataset import PhantomOptions, write_example_dataset
 from detseg3d.system.json_files import read_json

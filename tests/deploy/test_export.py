@@ -192,7 +192,7 @@ def test_precision_is_chosen_on_purpose() -> None:
     for backend, precision in ((Backend.ONNXRUNTIME, Precision.BF16), (Backend.OPENVINO, Precision.FP16)):
         with pytest.raises(DetSeg3DError) as caught:
             choose_backend_precision(backend, precision)
-        assert caught.value.value == f"--precision {precision}"
+        assert caught.value.value == f"--precision {precision} on {backend}"
 
 
 def test_openvino_in_bfloat16_is_close_to_float32_and_not_equal(tiny_plans: Plans) -> None:

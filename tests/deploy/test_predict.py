@@ -22,7 +22,7 @@ from detseg3d.core.geometry import Geometry
 from detseg3d.core.precision import Precision
 from detseg3d.data.folders import ModelFolder
 from detseg3d.data.images import read_image, write_image
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.memory import prediction_bytes
 from detseg3d.inference.model_file import model_backend, opened_model
 from detseg3d.inference.predictor import Predictor
@@ -299,14 +299,13 @@ def test_openvino_leaves_no_signal_stack_behind(files: Files) -> None:
     """On processors with AMX, OpenVINO 2026.4 leaves a stack that is freed: the next signal would end the process."""
     script = (
         "import ctypes, sys\n"
-        "from detseg3d.inference.load import LoadOptions\n"
-        "from detseg3d.inference.model_file import model_backend, opened_model\n"
+        "from detseg3d.inference.load_options import LoadOptions\n"
+        "from detseg3d.inference.model_file import opened_model\n"
         "from detseg3d.inference.predictor import Predictor\n"
         "class Stack(ctypes.Structure):\n"
         "    _fields_ = [('address', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t)]\n"
         "with opened_model(sys.argv[1]) as folder:\n"
-        "    options = LoadOptions(device='cpu', backend=model_backend(folder))\n"
-        "    predictor = Predictor.from_model_folder(folder, None, options)\n"
+        "    predictor = Predictor.from_model_folder(folder, None, LoadOptions(device='cpu'))\n"
         "stack = Stack()\n"
         "assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0\n"
         "print(stack.flags)\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction
 from tests.scans import make_scan

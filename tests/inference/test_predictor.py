@@ -13,7 +13,7 @@ from detseg3d.core.boxes import box_centers, boxes_from_instances
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.inference import predictor as predictor_module
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.operating_point import OperatingPoint, save_operating_point, weights_digest
 from detseg3d.inference.predictor import Predictor
 from detseg3d.inference.result import Prediction

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.roots import find_datasets
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.pipeline.exchange import export_model, install_model
 from tests.scans import make_scan

@@ -9,15 +9,17 @@ import pytest
 
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
-from detseg3d.serving.model import ModelSource
+from detseg3d.inference.load_options import LoadOptions
+from detseg3d.inference.model_source import ModelSource
+from detseg3d.serving.model import ServedModel
 from detseg3d.serving.worker import ModelWorker
 from tests.scans import make_scan
 from tests.serving.fakes import FakeSource
 
 
 @pytest.fixture(scope="session")
-def source(tiny_model: Path) -> ModelSource:
-    return ModelSource(tiny_model, folds=("0",), device="cpu", use_mirroring=False)
+def source(tiny_model: Path) -> ServedModel:
+    return ServedModel(ModelSource(tiny_model, ("0",), LoadOptions(device="cpu", use_mirroring=False)))
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +31,7 @@ def scan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_worker(source: ModelSource) -> Iterator[ModelWorker]:
+def real_worker(source: ServedModel) -> Iterator[ModelWorker]:
     """A worker with the tiny model. Its start takes seconds, so the tests share it."""
     with ModelWorker(source) as worker:
         worker.start()

@@ -32,7 +32,7 @@ import sys
 sys.path.insert(0, {root!r})
 import detseg3d.cli.serve as command
 from tests.serving.fakes import ReadingSource
-command.model_source = lambda options: ReadingSource()
+command.served_model = lambda options: ReadingSource()
 if __name__ == "__main__":
     raise SystemExit(command.main(sys.argv[1:]))
 """

@@ -151,7 +151,7 @@ COMMAND = """
 import sys
 import detseg3d.cli.watch as command
 from tests.serving.fakes import FakeSource
-command.model_source = lambda options: FakeSource()
+command.served_model = lambda options: FakeSource()
 if __name__ == "__main__":
     raise SystemExit(command.main(sys.argv[1:]))
 """

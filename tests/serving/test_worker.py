@@ -11,7 +11,7 @@ import pytest
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.images import read_image
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.serving.records import PredictTask, Stage
 from detseg3d.serving.worker import CancelledError, ModelWorker

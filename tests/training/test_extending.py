@@ -13,7 +13,7 @@ from torch import nn
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.case_store import CaseStore
-from detseg3d.inference.load import LoadOptions
+from detseg3d.inference.load_options import LoadOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.models.detseg import DetSeg3D
 from detseg3d.models.objectives.losses import roi_mask_loss
