@@ -1,4 +1,6 @@
-"""Group normalisation for channels-last bfloat16 on a CPU: our backward pass against PyTorch's, as a ratio.
+"""Group normalisation for channels-last bfloat16 on a CPU: our implementation against PyTorch's, as a ratio.
+
+Each shape has two lines: the forward pass alone, as in a prediction, and forward and backward pass.
 
 python -m benchmarks.group_norm
 """
@@ -9,9 +11,9 @@ import torch
 from torch.nn import functional
 
 from benchmarks.paired import print_ratio
-from detseg3d.models.networks.blocks import GroupNorm
+from detseg3d.models.networks.group_norm import GroupNorm
 
-SHAPES = ((8, 16, 32, 32, 32), (2, 32, 32, 32, 32), (2, 32, 64, 64, 64))
+SHAPES = ((2, 8, 48, 48, 48), (1, 24, 48, 80, 64), (16, 16, 24, 24, 24), (2, 32, 32, 32, 32), (16, 64, 6, 6, 6))
 RUNS = 9
 
 
@@ -23,6 +25,17 @@ def main() -> None:
         image = torch.randn(shape, dtype=torch.bfloat16).contiguous(memory_format=memory).requires_grad_()
         flow = torch.randn(shape, dtype=torch.bfloat16).contiguous(memory_format=memory)
 
+        def ours_forward(layer: GroupNorm = layer, image: torch.Tensor = image) -> None:
+            with torch.no_grad():
+                layer(image)
+
+        def theirs_forward(layer: GroupNorm = layer, image: torch.Tensor = image) -> None:
+            weight, bias = layer.weight.to(image.dtype), layer.bias.to(image.dtype)
+            with torch.no_grad():
+                functional.group_norm(image, layer.groups, weight, bias, layer.eps)
+
+        print_ratio(f"{shape}, forward", theirs_forward, ours_forward, RUNS)
+
         def ours(layer: GroupNorm = layer, image: torch.Tensor = image, flow: torch.Tensor = flow) -> None:
             layer(image).backward(flow)
 
@@ -30,7 +43,7 @@ def main() -> None:
             weight, bias = layer.weight.to(image.dtype), layer.bias.to(image.dtype)
             functional.group_norm(image, layer.groups, weight, bias, layer.eps).backward(flow)
 
-        print_ratio(shape, theirs, ours, RUNS)
+        print_ratio(f"{shape}, forward and backward", theirs, ours, RUNS)
 
 
 if __name__ == "__main__":

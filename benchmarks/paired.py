@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 __all__ = ["print_ratio"]
 
 
-def print_ratio(shape: Sequence[int], theirs: Callable[[], None], ours: Callable[[], None], runs: int) -> None:
+def print_ratio(label: object, theirs: Callable[[], None], ours: Callable[[], None], runs: int) -> None:
     """Print the median ratio of their time to ours over interleaved runs, and the lowest and highest."""
     ours(), theirs()
     ratios = [_seconds(theirs) / _seconds(ours) for _ in range(runs)]
-    print(f"{shape}: PyTorch / ours = {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"{label}: PyTorch / ours = {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def _seconds(step: Callable[[], None]) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks.accuracy.mask_losses import blob_dice_ce, component_dice_ce
 from detseg3d.models.detseg import DetSeg3D, MaskLoss
-from detseg3d.models.networks.blocks import GroupNorm
+from detseg3d.models.networks.group_norm import GroupNorm
 from detseg3d.models.networks.segmenter import Segmenter
 from detseg3d.planning.mirroring import copied_axes
 from detseg3d.planning.plans import Plans

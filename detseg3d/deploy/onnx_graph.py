@@ -21,7 +21,8 @@ from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.deploy.networks import StagePorts
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.networks.blocks import Conv3d, GroupNorm, ResidualBlock
+from detseg3d.models.networks.blocks import Conv3d, ResidualBlock
+from detseg3d.models.networks.group_norm import GroupNorm
 from detseg3d.planning.plans import Plans
 
 __all__ = ["stage1_graph", "stage2_graph"]

@@ -19,7 +19,8 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.data.case_store import CaseStore
 from detseg3d.models.detseg import DetSeg3D
-from detseg3d.models.networks.blocks import Conv3d, GroupNorm
+from detseg3d.models.networks.blocks import Conv3d
+from detseg3d.models.networks.group_norm import GroupNorm
 from detseg3d.planning.memory import NetworkPlan, planned_training_bytes
 from detseg3d.planning.plans import Plans, load_plans
 from detseg3d.system import device as execution

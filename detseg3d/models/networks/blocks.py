@@ -1,4 +1,4 @@
-"""Building blocks of both stages: convolution, group normalisation, residual block, space to depth."""
+"""Building blocks of both stages: convolution, residual block, space to depth."""
 
 from __future__ import annotations
 
@@ -19,81 +19,9 @@ from detseg3d.models.networks.cpu_kernels import (
     runs_in_half_precision,
     safe_request,
 )
+from detseg3d.models.networks.group_norm import GroupNorm
 
-__all__ = ["Conv3d", "ConvNormAct", "GroupNorm", "ResidualBlock", "enlarge", "space_to_depth"]
-
-# Statistics over few channels behave like instance normalisation but keep the relation of neighbouring channels.
-CHANNELS_PER_GROUP = 4
-
-
-class _ChannelsLastGroupNorm(torch.autograd.Function):
-    """Group normalisation with a backward pass that suits channels-last memory on a CPU.
-
-    For bfloat16 channels-last input, the forward and backward pass of PyTorch take 1.1 to 2.3 times as long as this
-    function (benchmarks/group_norm.py). Here the gradient needs two small matrix products over the channels.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
-    ) -> torch.Tensor:
-        batch, channels = image.shape[:2]
-        voxels = image[0, 0].numel()
-        # With weights in float32, the statistics are float32 as well.
-        output, mean, rstd = torch.native_group_norm(image, weight, bias, batch, channels, voxels, groups, eps)
-        ctx.save_for_backward(image, weight, mean, rstd)
-        ctx.groups = groups
-        return output
-
-    @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, gradient: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
-        image, weight, mean, rstd = ctx.saved_tensors
-        mean, rstd = mean.float(), rstd.float()
-        batch, channels = image.shape[:2]
-        groups, width = ctx.groups, channels // ctx.groups
-        flat = image.permute(0, 2, 3, 4, 1).reshape(batch, -1, channels)
-        flow = gradient.permute(0, 2, 3, 4, 1).reshape(batch, -1, channels)
-        count = flat.shape[1] * width
-        # Sums over the voxels of the gradient, and of the gradient times the normalised image.
-        total = flow.sum(1, dtype=torch.float32).view(batch, groups, width)
-        product = (flow * flat).sum(1, dtype=torch.float32).view(batch, groups, width)
-        normalized = (product - mean[..., None] * total) * rstd[..., None]
-        scale = weight.float().view(1, groups, width)
-        mean_gradient = (scale * total).sum(2) / count
-        mean_projection = (scale * normalized).sum(2) / count
-        by_flow = (scale * rstd[..., None]).reshape(batch, channels)
-        by_image = (-rstd * rstd * mean_projection)[..., None].expand(batch, groups, width).reshape(batch, channels)
-        constant = (rstd * rstd * mean * mean_projection - rstd * mean_gradient)[..., None]
-        constant = constant.expand(batch, groups, width).reshape(batch, 1, channels)
-        result = torch.baddbmm(constant.to(flow.dtype), flat, torch.diag_embed(by_image).to(flow.dtype))
-        result.baddbmm_(flow, torch.diag_embed(by_flow).to(flow.dtype))
-        result = result.view(batch, *image.shape[2:], channels).permute(0, 4, 1, 2, 3)
-        return result, normalized.sum(0).flatten(), total.sum(0).flatten(), None, None
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation with 4 channels per group. Statistics do not depend on the batch (Wu & He 2018)."""
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.groups = max(1, channels // CHANNELS_PER_GROUP) if channels % CHANNELS_PER_GROUP == 0 else 1
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Normalise ``(B, C, Z, Y, X)``; the dtype is kept."""
-        channels_last = image.is_contiguous(memory_format=torch.channels_last_3d)
-        if image.device.type == "cpu" and channels_last and torch.is_grad_enabled():
-            output: torch.Tensor = _ChannelsLastGroupNorm.apply(image, self.weight, self.bias, self.groups, self.eps)
-            return output
-        weight, bias = self.weight.to(image.dtype), self.bias.to(image.dtype)
-        # On CUDA, autocast would normalise in float32 and keep a copy of twice the size for the backward pass. The
-        # kernel computes its statistics in float32 in any case.
-        with torch.autocast(image.device.type, enabled=False):
-            return functional.group_norm(image, self.groups, weight, bias, self.eps)
+__all__ = ["Conv3d", "ConvNormAct", "ResidualBlock", "enlarge", "space_to_depth"]
 
 
 def enlarge(image: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
