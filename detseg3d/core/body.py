@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from detseg3d.core.arrays import Array
+from detseg3d.core.arrays import Array, IntArray
 
 __all__ = ["body_box", "body_mask", "channel_mask", "drawn_values", "padding_value", "plausible_range", "tissue_mask"]
 
@@ -165,13 +165,21 @@ def drawn_values(channel: Array, mask: npt.NDArray[np.bool_] | None = None) -> A
     """
     if channel.size <= _DRAWN:
         return channel.reshape(-1) if mask is None else channel[mask]
-    where = np.unravel_index(np.random.default_rng(0).integers(0, channel.size, _DRAWN), channel.shape)
+    places = np.random.default_rng(0).integers(0, channel.size, _DRAWN)
+    drawn = _at(channel, places)
     if mask is None:
-        return channel[where]
-    values: Array = channel[where][mask[where]]
+        return drawn
+    values: Array = drawn[_at(mask, places)]
     # A small mask leaves too few voxels in the sample, so take all of them. For a large mask, the indices of all voxels
     # would need too much memory.
     return values if values.size >= _DRAWN // 20 else channel[mask]
+
+
+def _at(array: Array, places: IntArray) -> Array:
+    """Return the values at ``places``, counted in the order of C, without a copy of the array."""
+    if array.flags.c_contiguous:
+        return array.reshape(-1)[places]
+    return np.asarray(array[np.unravel_index(places, array.shape)])
 
 
 def plausible_range(values: npt.ArrayLike) -> tuple[float, float]:
