@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[3]
 
 
 def start(command: str, *words: object) -> subprocess.Popen[str]:
-    """Start a command in a fresh process; as many threads as the tests have, for sums depend on it in their last digits."""
+    """Start a command in a fresh process, with as many threads as the tests have.
+
+    Sums depend on the number of threads in their last digits.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
         [sys.executable, "-m", f"detseg3d.cli.{command}", *map(str, words), "--no_progress"],
