@@ -43,7 +43,6 @@ from detseg3d.system.json_files import write_json
 from detseg3d.training import trainer
 
 NAME = "Dataset999_Example"
-MOST_KILLS_PER_ATTEMPT = 6
 SECONDS_TO_END = 30
 SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM,) * 3 + (signal.SIGINT,)
 # What the commands import when they run.
@@ -69,7 +68,7 @@ class Stage:
     """Flags that must not change the outcome; one of them is drawn for each run."""
 
 
-def stages() -> list[Stage]:
+def stages(steps: int) -> list[Stage]:
     """The commands from a raw data set to predictions; folders are relative to the one they run in."""
     roots = ("--preprocessed", "preprocessed", "--raw", "raw")
     results = ("--results", "results")
@@ -78,7 +77,7 @@ def stages() -> list[Stage]:
     train = [
         Stage(
             f"train {fold}",
-            ("train", "999", fold, "--c", "--steps", "120", "-device", "cpu", *roots, *results, *quiet),
+            ("train", "999", fold, "--c", "--steps", str(steps), "-device", "cpu", *roots, *results, *quiet),
             (f"results/{NAME}/fold_{fold}",),
             (("--num_workers", "0"), ("--num_workers", "0"), ("--num_workers", "1")),
         )
@@ -363,6 +362,8 @@ def main() -> int:
     """Run the soak; the exit code is 1 if anything was lost, left behind or not clean."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills_per_attempt", type=int, default=6, help="most kills on the way to one outcome")
+    parser.add_argument("--steps", type=int, default=120, help="steps of a training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file for the counts")
     options = parser.parse_args()
@@ -376,7 +377,7 @@ def main() -> int:
         folder = Path(temporary)
         prepare(folder)
         plan = []
-        for stage in stages():
+        for stage in stages(options.steps):
             seconds = measure(folder, stage)
             plan.append((stage, seconds, contents(folder, stage)))
             print(f"{stage.name}: {seconds:.1f} s", flush=True)
@@ -387,7 +388,9 @@ def main() -> int:
                 *plan,
                 *(part for part in plan if part[0].name in ("preprocess", "predict")),
             ):
-                left = min(MOST_KILLS_PER_ATTEMPT, options.kills - soak.kills)
+                left = min(options.kills_per_attempt, options.kills - soak.kills)
+                if left == 0:
+                    break
                 soak.attempt(stage, seconds, expected, left)
                 print(f"{soak.kills} kills, {time.monotonic() - started:.0f} s", flush=True)
     bad = ("differences", "litter", "orphans", "slow or torn ends", "failures")

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from detseg3d.models.detseg import DetSeg3D
@@ -57,8 +57,21 @@ def killing_network(plans: Plans) -> DetSeg3D:
     """Kill the first worker that loads the model."""
     from detseg3d.models.detseg import DetSeg3D
 
+    kill_first_worker()
+    return DetSeg3D(plans)
+
+
+def killing_write(*arguments: Any) -> None:
+    """Write the masks of a case of a consolidation; kill the first worker that does so."""
+    from detseg3d.pipeline.consolidate import write_pooled_case
+
+    kill_first_worker()
+    write_pooled_case(*arguments)
+
+
+def kill_first_worker() -> None:
+    """Kill the worker, unless a worker was killed in this folder before."""
     flag = Path("a_worker_was_killed")
     if not flag.exists():
         flag.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return DetSeg3D(plans)

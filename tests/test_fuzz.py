@@ -138,7 +138,7 @@ def test_the_table_counts_outcomes_by_kind_of_file() -> None:
 @pytest.mark.slow
 def test_no_mutant_of_a_short_run_finds_a_fault(tmp_path: Path) -> None:
     quick: list[Target] = [target for target in TARGETS if "train" not in target.name]
-    trials = run_trials(range(32), 1, quick, tmp_path)
-    assert len(trials) == 32
+    trials = run_trials(range(24), 1, quick, tmp_path)
+    assert len(trials) == 24
     assert [found for found in trials if found.outcome in FAULTS] == []
-    assert sum(found.outcome == "refused" for found in trials) > 7
+    assert sum(found.outcome == "refused" for found in trials) > 5

@@ -36,9 +36,19 @@ from benchmarks.fuzz.workspace import build
 
 # What the commands import when they run: a fork has it already.
 _COMMANDS = ("predict", "evaluate", "train", "consolidate", "plan_and_preprocess", "install_model", "visualize")
-_MODULES = ("inference.predictor", "inference.share_model", "preprocessing.prepare", "training.fold",
-            "consolidation.report", "evaluation.evaluate", "evaluation.box_evaluation", "evaluation.probability_sweep",
-            "reporting.visualize", "io.dicom")  # fmt: skip
+_MODULES = (
+    "pipeline.predict",
+    "pipeline.train",
+    "pipeline.prepare",
+    "pipeline.consolidation_report",
+    "pipeline.exchange",
+    "evaluation.folders",
+    "evaluation.boxes.evaluate",
+    "evaluation.probabilities.sweep",
+    "reporting.pictures.visualize",
+    "reporting.text.evaluation_files",
+    "data.formats.dicom.reader",
+)
 
 
 def draw_target(seed: int, index: int, targets: Sequence[Target]) -> tuple[Target, random.Random]:
@@ -64,6 +74,11 @@ def format_table(trials: Sequence[Trial]) -> str:
 
 def run_trials(indices: Sequence[int], seed: int, targets: Sequence[Target], folder: Path) -> list[Trial]:
     """Try the mutants with these numbers; each fault is printed as it is found. Those so far, if it is interrupted."""
+    # Otherwise each fork imports them again.
+    for command in _COMMANDS:
+        importlib.import_module(f"detseg3d.cli.{command}")
+    for module in (*(f"detseg3d.{name}" for name in _MODULES), "torch._dynamo", "matplotlib.backends.backend_agg"):
+        importlib.import_module(module)
     base = folder / "base"
     base.mkdir()
     build(base)
@@ -97,10 +112,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     targets = [target for target in TARGETS if not options.only or any(word in target.name for word in options.only)]
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    for command in _COMMANDS:
-        importlib.import_module(f"detseg3d.cli.{command}")
-    for module in (*(f"detseg3d.{name}" for name in _MODULES), "torch._dynamo", "matplotlib.backends.backend_agg"):
-        importlib.import_module(module)
     first, count = (options.first, options.count) if options.index is None else (options.index, 1)
     indices = range(first, first + count)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

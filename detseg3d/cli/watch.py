@@ -15,8 +15,9 @@ __all__ = ["main"]
 
 _DESCRIPTION = """\
 Watch a folder and predict each scan that appears in it, once. A scan is one image file, one file per channel
-(CASE_0000, CASE_0001, ...), or a subfolder with the DICOM files of a series. It is predicted when its files did not
-change for some time. The results are those of detseg3d_predict; for DICOM, DICOM objects are written as well.
+(CASE_0000, CASE_0001, ...), a subfolder with the DICOM files of a series, or a series of DICOM files in the folder
+itself. It is predicted when its files did not change for some time. The results are those of detseg3d_predict; for
+DICOM, DICOM objects are written as well.
 
 watch.csv in the folder of the results lists all scans and the reasons of failures. A scan that fails does not stop
 the others. The command may be ended and started again: it continues with the scans that it has not predicted. A

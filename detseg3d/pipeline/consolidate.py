@@ -44,7 +44,7 @@ from detseg3d.system.json_files import write_json
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
 
-__all__ = ["ConsolidationResult", "consolidate"]
+__all__ = ["ConsolidationResult", "consolidate", "write_pooled_case"]
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ def _write_predictions(
         written.report,
     )
     failures = {}
-    task = partial(_write_prediction, plans_of_fold, folder, dataset.file_ending)
+    task = partial(write_pooled_case, plans_of_fold, folder, dataset.file_ending)
     for result in run_cases(task, cases, run, "masks"):
         if result.error is not None:
             logger.debug("%s failed:\n%s", result.item.case_id, result.traceback)
@@ -236,8 +236,23 @@ def _write_predictions(
     return failures
 
 
-def _write_prediction(plans_of_fold: Mapping[str, Plans], folder: Path, ending: str, case: CandidateCase) -> None:
-    """Write the masks of a case with the thresholds of its fold."""
+def write_pooled_case(plans_of_fold: Mapping[str, Plans], folder: Path, ending: str, case: CandidateCase) -> None:
+    """Write the masks of a case with the thresholds for its fold.
+
+    Parameters
+    ----------
+    plans_of_fold : mapping of str to Plans
+        Plans with the thresholds, by fold.
+    folder : Path
+    ending : str
+        Format of the masks.
+    case : CandidateCase
+
+    Raises
+    ------
+    DetSeg3DError
+        If the candidates or the label cannot be read, or a file cannot be written.
+    """
     plans = plans_of_fold[case.fold]
     candidates = load_candidates(case.candidates)
     geometry = read_geometry(ImageSource(case.label, candidates.spacing))

@@ -22,6 +22,7 @@ from detseg3d.data.image_source import ImageSource
 from detseg3d.data.images import SUPPORTED_ENDINGS, file_ending, read_geometry
 from detseg3d.serving.channels import arranged_name, in_channel_order
 from detseg3d.serving.records import PredictTask, UploadedFile
+from detseg3d.system.files import link_or_copy
 
 __all__ = ["case_of_task", "scan_folder"]
 
@@ -130,23 +131,14 @@ def _sorted_uploads(task: PredictTask, folder: Path, scan: Path) -> list[Path]:
         place = scan / f"{task.case_id}_0000"
         place.mkdir()
         for number, upload in enumerate(slices):
-            _link(folder / upload.stored, place / f"{number:05d}.dcm")
+            link_or_copy(folder / upload.stored, place / f"{number:05d}.dcm")
         return [place]
     if archives:
         return list(_unpacked(task, archives, folder, scan))
     places = []
     for channel, upload in enumerate(in_channel_order(images)):
-        places.append(_link(folder / upload.stored, scan / arranged_name(task.case_id, channel, upload)))
+        places.append(link_or_copy(folder / upload.stored, scan / arranged_name(task.case_id, channel, upload)))
     return places
-
-
-def _link(source: Path, target: Path) -> Path:
-    """Give a file a second name, or copy it if the file system has no hard links."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
-    return target
 
 
 def _unpacked(task: PredictTask, archives: Sequence[UploadedFile], folder: Path, scan: Path) -> Iterator[Path]:

@@ -8,12 +8,13 @@ files are not compared with the clock of this machine, because the clocks of two
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import logging
 import re
+import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
@@ -21,13 +22,14 @@ from functools import cached_property
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
-from detseg3d.data.formats.dicom import is_dicom_file, is_dicom_folder
+from detseg3d.data.formats.dicom import is_dicom_folder
 from detseg3d.data.formats.endings import file_ending
 from detseg3d.data.roots import check_case_id
 from detseg3d.inference.prediction_files import write_tables
+from detseg3d.serving.flat_dicom import DicomGroup, FlatDicom
 from detseg3d.serving.records import ErrorRecord, PredictTask, ScanOptions
 from detseg3d.serving.worker import ModelWorker
-from detseg3d.system.files import check_writable, write_text
+from detseg3d.system.files import check_writable, files_signature, link_or_copy, write_text
 from detseg3d.system.json_files import read_json, write_json
 from detseg3d.system.json_records import JsonRecord
 from detseg3d.system.lock import locked
@@ -125,11 +127,23 @@ class WatchOptions:
 
 @dataclass(frozen=True)
 class _Input:
-    """A scan in the folder: its images by channel, and the signature of their files."""
+    """A scan in the folder.
+
+    Attributes
+    ----------
+    name : str
+    images : tuple of Path
+        Images by channel. For ``dicom``, the folder in which its files are arranged.
+    signature : str
+        Digest of the files.
+    dicom : DicomGroup or None
+        DICOM files of the watched folder itself. They are complete.
+    """
 
     name: str
     images: tuple[Path, ...]
     signature: str
+    dicom: DicomGroup | None = None
 
 
 @dataclass
@@ -150,8 +164,9 @@ def watch_folder(
 ) -> WatchState:
     """Predict the scans of a folder as they become complete, until ``is_stopped`` returns True.
 
-    A scan is a file per channel (``CASE.nii.gz``, or ``CASE_0000.nii.gz``, …), or a subfolder with DICOM files. A scan
-    that fails does not stop the others. ``watch.json`` and ``watch.csv`` in the output list all scans.
+    A scan is a file per channel (``CASE.nii.gz``, or ``CASE_0000.nii.gz``, …), a subfolder with DICOM files, or a
+    series of DICOM files in the folder itself (:mod:`~detseg3d.serving.flat_dicom`). A scan that fails does not stop
+    the others. ``watch.json`` and ``watch.csv`` in the output list all scans.
 
     Parameters
     ----------
@@ -200,10 +215,13 @@ class _Watch:
         self._state = WatchState.from_json(read_json(self._file)) if self._file.is_file() else WatchState()
         self._seen: dict[str, _Seen] = {}
         self._warned: set[str] = set()
+        self._series_folder = output / ".series"
+        by_series = channels == 1 and not options.series
+        self._flat = FlatDicom(source, options.quiet_seconds, by_series)
 
     def run(self, is_stopped: Callable[[], bool], clock: Callable[[], float]) -> WatchState:
         while not is_stopped():
-            inputs = self._list()
+            inputs = self._list(clock())
             waiting = [scan for scan in inputs if not self._is_done(scan)]
             self._seen = {scan.name: self._seen[scan.name] for scan in waiting if scan.name in self._seen}
             predicted = 0
@@ -214,7 +232,7 @@ class _Watch:
                     predicted += self._predict(scan)
             if predicted:
                 write_tables(self._output)  # once for all scans, because it reads all results
-            if self._options.once and all(self._is_done(scan) for scan in waiting):
+            if self._options.once and not self._flat.is_waiting and all(self._is_done(scan) for scan in waiting):
                 return self._state
             end = clock() + self._options.poll_seconds
             while clock() < end and not is_stopped():
@@ -226,6 +244,8 @@ class _Watch:
         return known is not None and known.signature == scan.signature and known.state is not ScanState.BEGUN
 
     def _is_quiet(self, scan: _Input, now: float) -> bool:
+        if scan.dicom is not None:
+            return True
         seen = self._seen.get(scan.name)
         if seen is None or seen.signature != scan.signature:
             self._seen[scan.name] = _Seen(scan.signature, now)
@@ -245,9 +265,12 @@ class _Watch:
                     value=f"{attempts} times",
                     remedy="the scan may be too large: look at the memory of the machine",
                 )
+            if scan.dicom is not None and scan.dicom.error is not None:
+                raise scan.dicom.error
             self._store(record)
             task = PredictTask(scan.name, self._output, scan.images, options=ScanOptions(self._options.series))
-            outcome = self._worker.run(task, max_seconds=self._options.max_seconds)
+            with self._arranged(scan):
+                outcome = self._worker.run(task, max_seconds=self._options.max_seconds)
         except DetSeg3DError as error:
             logger.error("%s failed: %s", scan.name, error)
             self._store(replace(record, state=ScanState.FAILED, finished=_now(), error=ErrorRecord.of(error)))
@@ -256,28 +279,55 @@ class _Watch:
         self._store(replace(record, state=ScanState.SUCCEEDED, finished=_now(), lesions=outcome.lesions))
         return True
 
+    @contextmanager
+    def _arranged(self, scan: _Input) -> Iterator[None]:
+        """Give the DICOM files of a scan that lies in the watched folder itself a folder, which errors do not name."""
+        if scan.dicom is None:
+            yield
+            return
+        folder = self._series_folder
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir(parents=True)
+            for path in scan.dicom.files:
+                link_or_copy(path, folder / path.name)
+            yield
+        except OSError as error:
+            raise DetSeg3DError(
+                f"the files of the series cannot be arranged in a folder: {error.strerror or error}",
+                file=folder,
+                remedy="check free space and write permission of the folder; the scan is tried again if a file changes",
+            ) from error
+        except DetSeg3DError as error:
+            fields = (error.problem, error.file, error.value, error.expected, error.remedy)
+            texts = [None if field is None else str(field).replace(str(folder), str(self._source)) for field in fields]
+            raise ErrorRecord(texts[0] or "", *texts[1:]).to_error() from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _store(self, scan: WatchedScan) -> None:
         self._state = self._state.with_scan(scan)
         write_json(self._state.to_json(), self._file)
         write_text(_table(self._state), self._output / "watch.csv")
 
-    def _list(self) -> list[_Input]:
+    def _list(self, now: float) -> list[_Input]:
         """List the scans whose channels are all there. A folder that cannot be listed now is listed again later."""
         try:
-            return sorted(self._inputs(), key=lambda scan: scan.name)
+            return sorted(self._inputs(now), key=lambda scan: scan.name)
         except OSError as error:
             self._warn(f"the folder cannot be listed: {error.strerror or error}; it is listed again")
             return []
 
-    def _inputs(self) -> Iterator[_Input]:
+    def _inputs(self, now: float) -> Iterator[_Input]:
         files: dict[str, dict[int, Path]] = {}
+        others: list[Path] = []
         for entry in sorted(self._source.iterdir()):
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
                 if is_dicom_folder(entry):
                     yield _Input(
-                        entry.name, (entry,), _signature([path for path in entry.rglob("*") if path.is_file()])
+                        entry.name, (entry,), files_signature([path for path in entry.rglob("*") if path.is_file()])
                     )
                 continue
             ending = file_ending(entry)
@@ -288,29 +338,32 @@ class _Watch:
                 if channel in files.setdefault(name, {}):
                     self._warn(f"{entry.name}: another file has the same name and channel; this file is left out")
                 files[name].setdefault(channel, entry)
-            elif is_dicom_file(entry):
-                self._warn("DICOM files that are not in a subfolder are left out: put each series into a subfolder")
+            else:
+                others.append(entry)
+        for group in self._flat.groups(others, now):
+            yield self._dicom_input(group)
         for name, channels in files.items():
             if sorted(channels) == list(range(self._channels)):
                 images = tuple(channels[channel] for channel in range(self._channels))
-                yield _Input(name, images, _signature(images))
+                yield _Input(name, images, files_signature(images))
             else:
                 self._warn(f"{name}: {len(channels)} of {self._channels} channel(s) are here; the scan waits")
+
+    def _dicom_input(self, group: DicomGroup) -> _Input:
+        """Return the scan of DICOM files of the folder itself. A damaged file does not change a scan that succeeded."""
+        signature = files_signature(group.files)
+        known = self._state.find(group.name)
+        if group.error is not None:
+            if known is not None and known.signature == signature and known.state is ScanState.SUCCEEDED:
+                return _Input(group.name, (self._series_folder,), signature, DicomGroup(group.name, group.files))
+            signature = files_signature({*group.files, *self._flat.damaged_files()})
+        return _Input(group.name, (self._series_folder,), signature, group)
 
     def _warn(self, text: str) -> None:
         """Log a warning once."""
         if text not in self._warned:
             self._warned.add(text)
             logger.warning("%s: %s", self._source, text)
-
-
-def _signature(files: Sequence[Path]) -> str:
-    """Return a digest of the names, sizes and times of files."""
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        status = path.stat()
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
 
 
 def _now() -> str:

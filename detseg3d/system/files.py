@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
@@ -32,7 +32,9 @@ __all__ = [
     "check_writable",
     "check_regular_file",
     "copy_file",
+    "files_signature",
     "is_process_gone",
+    "link_or_copy",
     "open_regular_file",
     "read_bounded",
     "remove_files",
@@ -179,6 +181,30 @@ def check_writable(folder: str | Path) -> None:
             file=folder,
             remedy="check the permissions of the folder, or choose another folder",
         ) from error
+
+
+def link_or_copy(source: Path, target: Path) -> Path:
+    """Give a file a second name, or copy it if the file system has no hard links; return the second name."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target
+
+
+def files_signature(paths: Iterable[Path]) -> str:
+    """Return a digest of the names, sizes and times of files. It differs if a file changes.
+
+    Raises
+    ------
+    OSError
+        If a file does not exist.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        status = path.stat()
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _write_error(subject: str, target: Path, error: OSError) -> DetSeg3DError:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,10 +32,11 @@ def test_the_number_of_names_is_limited(parse: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("entry", ["labels", "channel_names", "modality"])
 def test_a_million_names_are_an_error_at_once(tmp_path: Path, entry: str) -> None:
-    content = {**many(2), entry: {str(i): i for i in range(1_000_000)}}
+    content = {**many(2), entry: "the names"}
     if entry == "modality":
         del content["channel_names"]
-    write_json(content, tmp_path / "dataset.json")
+    names = ",".join(f'"{i}":{i}' for i in range(1_000_000))
+    (tmp_path / "dataset.json").write_text(json.dumps(content).replace('"the names"', f"{{{names}}}"), encoding="utf-8")
     started = time.process_time()
     with pytest.raises(DetSeg3DError) as caught:
         load_raw_dataset(tmp_path)

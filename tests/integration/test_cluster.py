@@ -11,14 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from detseg3d.cli import evaluate, plan_and_preprocess, predict
+from detseg3d.cli import consolidate, evaluate, plan_and_preprocess, predict
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.pipeline import consolidate as consolidate_module
 from detseg3d.planning.plans import Plans
 from detseg3d.system.json_files import read_json
 from detseg3d.system.run import Run
 from detseg3d.system.workers import run_cases
-from tests.cluster_functions import fail, kill_always, kill_once, kill_with_others, square, warn_and_return_threads
+from tests.cluster_functions import (
+    fail,
+    kill_always,
+    kill_once,
+    kill_with_others,
+    killing_write,
+    square,
+    warn_and_return_threads,
+)
 from tests.clusters import DaskCluster, dask_cluster
+from tests.consolidation.factory import random_candidates, random_label, write_fold, write_raw
 from tests.scans import write_dataset
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
@@ -210,6 +220,25 @@ def test_an_evaluation_equals_a_local_one(cluster: DaskCluster, scans: Path, pre
         words = ["-gt", str(scans / "labelsTr"), "-pred", str(predicted), "-o", str(tmp_path / name), *engine]
         assert evaluate.main(words) == 0
     assert files_of(tmp_path / "cluster") == files_of(tmp_path / "local")
+
+
+def test_a_consolidation_equals_a_local_one_although_a_worker_is_killed(
+    cluster: DaskCluster, tiny_plans: Plans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    candidates = {f"case{seed}": random_candidates(seed, 6) for seed in range(6)}
+    write_raw(tmp_path, {name: random_label(seed, candidates[name]) for seed, name in enumerate(candidates)})
+    for fold in "01":
+        chosen = {name: found for name, found in candidates.items() if int(name[-1]) % 2 == int(fold)}
+        write_fold(tmp_path, fold, chosen, tiny_plans)
+    words = ["1", f"--raw={tmp_path / 'raw'}", f"--results={tmp_path / 'results'}", "--no_progress"]
+    assert consolidate.main([*words, "-np", "0"]) == 0
+    expected = files_of(tmp_path / "results")
+    assert len([name for name in expected if name.endswith(".json") and "cross_validation/rois" in name]) == 6
+    monkeypatch.setattr(consolidate_module, "write_pooled_case", killing_write)
+    assert consolidate.main([*words, "--cluster", str(cluster.scheduler_file)]) == 0
+    assert (tmp_path / "a_worker_was_killed").exists()
+    assert files_of(tmp_path / "results") == expected
 
 
 def test_workers_use_the_folder_of_the_command_one_thread_and_return_their_log(

@@ -137,15 +137,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert plan(root, "--val_split", "0.3") == 0
     plans = root / "preprocessed" / "Dataset321_Pairs" / "plans.json"
     content = json.loads(plans.read_text(encoding="utf-8"))
-    content["inference"].update(
-        candidate_threshold=0.001, score_threshold=0.001
-    )  # so little training is sure of nothing
+    # So little training is sure of nothing.
+    content["inference"].update(candidate_threshold=0.001, score_threshold=0.001, max_candidates=12)
     write_json(content, plans)
     folders = [word for name in ("raw", "preprocessed", "results") for word in (f"--{name}", str(root / name))]
-    quick = ["--max_minutes", "0.1", "--num_workers", "0", "-device", "cpu", "--no_progress"]
+    quick = ["--max_minutes", "0.03", "--num_workers", "0", "-device", "cpu", "--no_progress"]
+    quick += ["--disable_tta", "--shifted_scans", "0"]
     assert train.main(["321", "0", *folders, *quick]) == 0
     given = ["-i", str(root / "raw" / "Dataset321_Pairs" / "imagesTs"), "-o", str(root / "predictions")]
-    flags = ["--candidate_threshold", "0.02", "--score_threshold", "0.02", "--no_progress"]
+    flags = ["--candidate_threshold", "0.001", "--score_threshold", "0.001", "--disable_tta", "--no_progress"]
     assert predict.main([*given, "-d", "321", "-f", "0", "--results", str(root / "results"), *flags]) == 0
     return root
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
+from detseg3d.data.image_source import ImageSource
+from detseg3d.data.images import read_geometry
 from detseg3d.serving.model import ModelDescription
 from detseg3d.serving.records import PredictTask, Stage, TaskOutcome
 from detseg3d.system.json_files import write_json
@@ -31,9 +33,15 @@ class FakeModel:
     description = ModelDescription("Dataset001_Fake", "0" * 64, ("FLAIR",), ("lesion",), 1, "cpu")
 
     def predict(self, task: PredictTask, on_stage: Callable[[Stage], None]) -> TaskOutcome:
-        """Do what the first file asks for: ``die``, ``sleep SECONDS``, ``fail``, or find as many lesions as bytes."""
+        """Do what the first file asks for: ``die``, ``sleep SECONDS``, ``fail``, or find as many lesions as bytes.
+
+        A folder is read as DICOM, and has as many lesions as its series has slices.
+        """
         on_stage(Stage.READING)
         file = task.images[0] if task.upload_folder is None else task.upload_folder / task.uploads[0].stored
+        if file.is_dir():
+            series = task.options.series
+            return TaskOutcome(read_geometry(ImageSource(file, series=series[0] if series else None)).shape[0])
         order = file.read_text(encoding="utf-8").split()
         if order[:1] == ["die"]:
             os._exit(3)

@@ -105,7 +105,7 @@ def test_a_dicom_folder_is_one_scan_when_its_last_file_is_there(
 
     options = WatchOptions(quiet_seconds=3, poll_seconds=0.01, once=True)
     state = watch_folder(incoming, tmp_path / "out", fake_worker, options, clock=clock)
-    # The model of the tests reads a file, so a folder is an error; the scan was tried once, after the second file.
+    # The files have no header, so the scan fails; it was tried once, after the second file.
     assert (len(state.scans), now[0] >= 5) == (1, True)
 
 

@@ -52,7 +52,7 @@ DOCUMENTS: list[tuple[str, bytes, str]] = [
         changed(channel_names={str(i): "T1" for i in range(1001)}),
         '"channel_names" has too many entries',
     ),
-    ("a million labels", changed(labels={f"a{i}": i for i in range(1_000_000)}), '"labels" has too many entries'),
+    ("100 000 labels", changed(labels={f"a{i}": i for i in range(100_000)}), '"labels" has too many entries'),
     ("a label that is a lone surrogate", changed(labels={"background": 0, "\ud800": 1}), "a name has lone surrogates"),
     ("a channel that is a lone surrogate", changed(channel_names={"0": "\udcff"}), "a name has lone surrogates"),
     ("no channel_names", changed(channel_names=GONE), CHANNELS),

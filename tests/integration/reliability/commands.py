@@ -9,13 +9,17 @@ from pathlib import Path
 
 import torch
 
+from tests.command_forks import CommandFork
 from tests.disks import contents
 
 ROOT = Path(__file__).parents[3]
 
 
 def start(command: str, *words: object) -> subprocess.Popen[str]:
-    """Start a command; as many threads as the tests have, for sums depend on it in their last digits."""
+    """Start a command in a fresh process, with as many threads as the tests have.
+
+    Sums depend on the number of threads in their last digits.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(
         [sys.executable, "-m", f"detseg3d.cli.{command}", *map(str, words), "--no_progress"],
@@ -27,7 +31,7 @@ def start(command: str, *words: object) -> subprocess.Popen[str]:
     )
 
 
-def finish(*processes: subprocess.Popen[str]) -> None:
+def finish(*processes: subprocess.Popen[str] | CommandFork) -> None:
     """Wait for commands; each must end well."""
     for process in processes:
         _, errors = process.communicate(timeout=600)

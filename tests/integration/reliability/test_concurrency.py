@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
 import time
 from pathlib import Path
 
@@ -14,50 +13,51 @@ from detseg3d.cli import plan_and_preprocess, predict, train
 from detseg3d.data.case_store import CaseStore
 from detseg3d.planning.plans import Plans, load_plans, save_plans
 from detseg3d.system.json_files import write_json
+from tests.command_forks import CommandFork, start_fork
 from tests.disks import contents, litter
-from tests.integration.reliability.commands import finish, lasting, start
+from tests.integration.reliability.commands import finish, lasting
 from tests.scans import prepare, write_dataset
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_training")]
 
 
 def test_two_preprocess_the_same_data_set(tmp_path: Path, tiny_plans: Plans) -> None:
     write_dataset(tmp_path / "raw", tiny_plans, count=6)
     words = ["-d", "1", "--raw", tmp_path / "raw", "-np", "0"]
-    finish(*(start("plan_and_preprocess", *words, "--preprocessed", tmp_path / "together") for _ in range(2)))
+    finish(*(start_fork("plan_and_preprocess", *words, "--preprocessed", tmp_path / "together") for _ in range(2)))
     assert plan_and_preprocess.main([*map(str, words), "--preprocessed", str(tmp_path / "alone")]) == 0
     assert contents(tmp_path / "together") == contents(tmp_path / "alone")
     assert litter(tmp_path) == []
 
 
 @pytest.fixture
-def trained(tmp_path: Path, tiny_plans: Plans) -> tuple[Path, list[object]]:
+def trained(tmp_path: Path, tiny_plans: Plans) -> tuple[Path, list[str]]:
     """The preprocessed folder of a data set, and the words of a command that trains its fold 0 for long."""
     write_dataset(tmp_path / "raw", tiny_plans, count=3)
     folder = prepare(tmp_path / "raw" / "Dataset001_Tiny", tmp_path / "preprocessed", tiny_plans)
     write_json([{"train": ["case0", "case1"], "val": ["case2"]}], folder / "splits_final.json")
     roots = ["--raw", tmp_path / "raw", "--preprocessed", tmp_path / "preprocessed", "--results", tmp_path / "results"]
-    return folder, ["train", "1", "0", *roots, "-device", "cpu", "--steps", "4000", "--disable_tta"]
+    return folder, ["train", "1", "0", *map(str, roots), "-device", "cpu", "--steps", "4000", "--disable_tta"]
 
 
-def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(file: Path, process: CommandFork) -> None:
     deadline = time.monotonic() + 120
     while not file.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "the process does not come so far"
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
-def end(process: subprocess.Popen[str]) -> str:
+def end(process: CommandFork) -> str:
     process.terminate()
     return process.communicate(timeout=120)[1]
 
 
 def test_a_fold_is_trained_by_one_process_and_its_cases_stay(
-    tmp_path: Path, trained: tuple[Path, list[object]], tiny_plans: Plans, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, trained: tuple[Path, list[str]], tiny_plans: Plans, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, words = trained
-    first = start(*words)  # type: ignore[arg-type]
+    first = start_fork(*words)
     try:
         wait_for(tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "checkpoint_latest.pt", first)
         assert train.main([*map(str, words[1:]), "--no_progress"]) == 1
@@ -81,22 +81,22 @@ def test_a_fold_is_trained_by_one_process_and_its_cases_stay(
     assert not list(tmp_path.rglob(".*.lock"))
 
 
-def test_a_lock_ends_with_its_process_however_that_ends(tmp_path: Path, trained: tuple[Path, list[object]]) -> None:
+def test_a_lock_ends_with_its_process_however_that_ends(tmp_path: Path, trained: tuple[Path, list[str]]) -> None:
     _, words = trained
-    first = start(*words, "--num_workers", "1")  # type: ignore[arg-type]
+    first = start_fork(*words, "--num_workers", "1")
     wait_for(tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "checkpoint_latest.pt", first)
     first.kill()
     first.communicate()
-    words[words.index("4000")] = "60"
-    finish(start(*words, "--c"))  # type: ignore[arg-type]
+    words[words.index("4000")] = "40"
+    finish(start_fork(*words, "--c"))
     assert not list(tmp_path.rglob(".*.lock"))
 
 
 def test_a_training_whose_cases_are_replaced_without_asking_ends_with_an_error(
-    tmp_path: Path, trained: tuple[Path, list[object]], tiny_plans: Plans
+    tmp_path: Path, trained: tuple[Path, list[str]], tiny_plans: Plans
 ) -> None:
     folder, words = trained
-    process = start(*words)  # type: ignore[arg-type]
+    process = start_fork(*words)
     wait_for(tmp_path / "results" / "Dataset001_Tiny" / "fold_0" / "checkpoint_latest.pt", process)
     store = CaseStore(folder / "cases")
     for case_id in store.case_ids():
@@ -117,7 +117,7 @@ def test_parts_and_a_whole_predict_into_one_folder(tmp_path: Path, tiny_plans: P
     images = write_dataset(tmp_path, tiny_plans, count=6) / "imagesTr"
     words = ["-i", images, "-m", tiny_model, "-f", "0", "-device", "cpu"]
     parts = [["--num_parts", "2", "--part_id", "0"], ["--num_parts", "2", "--part_id", "1"], []]
-    finish(*(start("predict", *words, "-o", tmp_path / "together", *part) for part in parts))
+    finish(*(start_fork("predict", *words, "-o", tmp_path / "together", *part) for part in parts))
     assert predict.main([*map(str, words), "-o", str(tmp_path / "alone")]) == 0
     together, alone = (results_of(tmp_path / name) for name in ("together", "alone"))
     assert together == alone
@@ -134,7 +134,7 @@ def test_two_folds_are_trained_at_once(tmp_path: Path, tiny_plans: Plans) -> Non
     write_json(splits, folder / "splits_final.json")
     roots = ["--raw", tmp_path / "raw", "--preprocessed", tmp_path / "preprocessed", "--results"]
     quick = ["--epochs", "1", "-device", "cpu", "--roi_size", "16", "--disable_tta"]
-    finish(*(start("train", "1", fold, *roots, tmp_path / "together", *quick) for fold in range(2)))
+    finish(*(start_fork("train", "1", fold, *roots, tmp_path / "together", *quick) for fold in range(2)))
     assert train.main(list(map(str, ["1", 0, *roots, tmp_path / "alone", *quick, "--no_progress"]))) == 0
     together, alone = (lasting(tmp_path / name) for name in ("together", "alone"))
     assert {name for name in together if "fold_1" not in name} == set(alone)

@@ -20,8 +20,9 @@ def roots(tmp_path: Path, tiny_plans: Plans) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_training")
 def test_the_seed_decides_what_a_training_gives(tmp_path: Path, roots: list[str]) -> None:
-    words = ["1", "0", *roots, "--epochs", "2", "-device", "cpu"]
+    words = ["1", "0", *roots, "--epochs", "2", "-device", "cpu", "--shifted_scans", "0"]
     # Another process has another order of hashes and other addresses; another number of workers, another timing.
     fresh = start("train", *words, "--seed", "3", "--results", tmp_path / "fresh", "--num_workers", "0")
     for name, seed, workers in (("here", "3", "1"), ("other", "4", "0")):

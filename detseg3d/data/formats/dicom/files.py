@@ -5,14 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.system.files import check_regular_file, open_regular_file
 
-__all__ = ["DICOM_ENDINGS", "find_dicom_files", "first_dicom_file", "is_dicom_file", "is_dicom_folder"]
+__all__ = [
+    "DICOM_ENDINGS",
+    "find_dicom_files",
+    "first_dicom_file",
+    "is_dicom_file",
+    "is_dicom_folder",
+    "is_other_kind",
+    "like_slices",
+    "not_dicom",
+]
 
 MAX_FILES = 100_000
 _MAX_FOLDER_DEPTH = 16
@@ -84,14 +93,14 @@ def is_dicom_folder(path: str | Path, *, recursive: bool = True) -> bool:
         return False
     files = _walk(folder) if recursive else _entries(folder)
     return any(
-        entry.is_file() and not _is_other(entry) and (entry.suffix.lower() in DICOM_ENDINGS or is_dicom_file(entry))
+        entry.is_file() and not is_other_kind(entry) and (entry.suffix.lower() in DICOM_ENDINGS or is_dicom_file(entry))
         for entry in files
     )
 
 
 def first_dicom_file(folder: Path) -> Path | None:
     """Return the first file of a folder tree that begins like a DICOM object, or ``None``."""
-    return next((path for path in _walk(folder) if not _is_other(path) and is_dicom_file(path)), None)
+    return next((path for path in _walk(folder) if not is_other_kind(path) and is_dicom_file(path)), None)
 
 
 def find_dicom_files(folder: Path) -> DicomFiles:
@@ -118,10 +127,9 @@ def find_dicom_files(folder: Path) -> DicomFiles:
     """
     paths: list[Path] = []
     doubtful: list[Path] = []
-    endings: dict[Path, set[str]] = {}
     other_count = 0
     for path in _walk(folder):
-        if _is_other(path):
+        if is_other_kind(path):
             other_count += 1
             continue
         if not path.exists():  # a broken symbolic link
@@ -130,13 +138,32 @@ def find_dicom_files(folder: Path) -> DicomFiles:
         check_regular_file(path)
         if _is_readable_dicom(path):
             paths.append(path)
-            endings.setdefault(path.parent, set()).add(_ending(path))
         else:
             doubtful.append(path)
-    for path in doubtful:
-        if _ending(path) in DICOM_ENDINGS or _ending(path) in endings.get(path.parent, ()):
-            raise _not_dicom(path)
+    for path in like_slices(doubtful, paths):
+        raise not_dicom(path)
     return DicomFiles(tuple(paths), other_count + len(doubtful))
+
+
+def like_slices(others: Iterable[Path], objects: Iterable[Path]) -> list[Path]:
+    """Return the files that look like slices although they are not DICOM objects (:func:`find_dicom_files`).
+
+    Parameters
+    ----------
+    others : iterable of Path
+        Files that are not DICOM objects.
+    objects : iterable of Path
+        DICOM objects, of which some may lie in the same folder.
+    """
+    endings: dict[Path, set[str]] = {}
+    for path in objects:
+        endings.setdefault(path.parent, set()).add(_ending(path))
+    return [path for path in others if _ending(path) in DICOM_ENDINGS | endings.get(path.parent, set())]
+
+
+def is_other_kind(path: Path) -> bool:
+    """Return whether the name of a file is that of a companion of series, or has the ending of another format."""
+    return path.suffix.lower() in _OTHER_ENDINGS or path.name.lower() in _OTHER_NAMES
 
 
 def _is_readable_dicom(path: Path) -> bool:
@@ -149,7 +176,8 @@ def _is_readable_dicom(path: Path) -> bool:
         ) from error
 
 
-def _not_dicom(path: Path) -> DetSeg3DError:
+def not_dicom(path: Path) -> DetSeg3DError:
+    """Return the error for a file that looks like a slice but is not a DICOM object."""
     size = path.stat().st_size if path.exists() else None
     description = "a broken link" if size is None else "an empty file" if size == 0 else f"{size} bytes"
     return DetSeg3DError(
@@ -203,10 +231,6 @@ def _entries(folder: Path) -> list[Path]:
         raise DetSeg3DError(
             "the folder cannot be listed", file=folder, value=str(error), remedy="check its permissions"
         ) from error
-
-
-def _is_other(path: Path) -> bool:
-    return path.suffix.lower() in _OTHER_ENDINGS or path.name.lower() in _OTHER_NAMES
 
 
 def _ending(path: Path) -> str:

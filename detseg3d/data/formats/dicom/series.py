@@ -438,7 +438,8 @@ def _series_by_choice(content: DicomFolder, choice: str, table: str) -> Series:
     )
 
 
-def _only_candidate(content: DicomFolder, table: str) -> Series:
+def candidate_series(content: DicomFolder) -> list[Series]:
+    """Return the series that may be read without a choice of the user; see :func:`choose_series` for the rules."""
     primary = [
         series
         for series in content.series
@@ -446,7 +447,11 @@ def _only_candidate(content: DicomFolder, table: str) -> Series:
     ]
     several = [series for series in primary if len(series.frames) != 1]  # a single slice is often a screenshot
     candidates = several or primary
-    candidates = [series for series in candidates if not series.is_derived] or candidates
+    return [series for series in candidates if not series.is_derived] or candidates
+
+
+def _only_candidate(content: DicomFolder, table: str) -> Series:
+    candidates = candidate_series(content)
     if len(candidates) == 1:
         return candidates[0]
     broken = [series for series in candidates if series.is_broken]
