@@ -54,7 +54,8 @@ def test_the_best_lesion_comes_first(result: Prediction) -> None:
 
 def test_a_score_combines_both_stages(result: Prediction) -> None:
     for lesion in [*result.lesions, *result.candidates]:
-        assert lesion.score == pytest.approx(np.sqrt(lesion.detection_score * lesion.roi_score), rel=1e-5)
+        roi_score = 1 if lesion.roi_score is None else lesion.roi_score
+        assert lesion.score == pytest.approx(np.sqrt(lesion.detection_score * roi_score), rel=1e-5)
 
 
 def test_probabilities_agree_with_the_mask(result: Prediction) -> None:
@@ -179,7 +180,10 @@ def test_equal_folds_average_to_themselves(tiny_model: Path, result: Prediction,
     both = load(tmp_path, (0, 1)).predict_array(make_scan(101)[0], (1, 1, 1))
     assert dice(both.semantic > 0, result.semantic > 0) > 0.99
     for first, second in zip(both.candidates, result.candidates, strict=True):
-        assert first.score == pytest.approx(second.score, abs=1e-3)
+        if second.roi_score is None:  # several networks outline every candidate, a single network does not
+            assert first.score <= second.score
+        else:
+            assert first.score == pytest.approx(second.score, abs=1e-3)
 
 
 def test_folds_are_averaged(tiny_model: Path) -> None:

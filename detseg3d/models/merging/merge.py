@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -217,6 +217,14 @@ class _MergeRule:
         return [group.tolist() for group in groups if (score[group] >= inference.score_threshold).any()]
 
 
+class _Group(NamedTuple):
+    """Part of the volume in which a group of drafts lies, and the drafts: ``first``, and those up to ``last``."""
+
+    window: tuple[slice, slice, slice]
+    first: int
+    last: int
+
+
 @dataclass
 class _Canvas:
     """The volume while lesions are put into it, group by group."""
@@ -224,6 +232,9 @@ class _Canvas:
     numbers: OwnerMap  # draft i has the number i + 1
     probabilities: npt.NDArray[np.float16] | None
     drafts: list[LesionDraft] = field(default_factory=list)
+    voxels: list[int] = field(default_factory=list)  # of each draft
+    boxes: list[tuple[float, ...]] = field(default_factory=list)  # of each draft
+    groups: list[_Group] = field(default_factory=list)
 
     @classmethod
     def empty(cls, shape: Sequence[int], candidates: int, probability_maps: int = 0) -> _Canvas:
@@ -236,8 +247,32 @@ class _Canvas:
         """Number the lesions of a window, counted from 1 there, after those that are in the volume already."""
         first = len(self.drafts)
         self.drafts += drafts
+        self.groups.append(_Group(window, first, len(self.drafts)))
+        # The lesions are measured here and not at the end, because a pass over a large volume takes seconds.
+        self.voxels += np.bincount(lesions.ravel(), minlength=len(drafts) + 1)[1:].tolist()
+        boxes = np.zeros((len(drafts), 6))
+        names, found = boxes_from_instances(lesions)
+        boxes[names - 1] = found + np.tile([axis.start for axis in window], 2)
+        self.boxes += [tuple(box) for box in boxes.tolist()]
         # Only the lesions are written: RoIs of other groups may reach into the window.
         np.copyto(self.numbers[window], (lesions + first).astype(self.numbers.dtype), where=lesions > 0)
+
+    def replaced(self, *values: OwnerMap) -> list[OwnerMap]:
+        """Return a volume for each lookup table, with the value of the draft in each voxel of a draft.
+
+        Parameters
+        ----------
+        values : ndarray, shape ``(D + 1,)``
+            Value of each draft, after the value 0 of the background.
+        """
+        volumes = [np.zeros(self.numbers.shape, table.dtype) for table in values]
+        for window, first, last in self.groups:
+            numbers = self.numbers[window]
+            is_own = (numbers > first) & (numbers <= last)
+            own = numbers[is_own]
+            for volume, table in zip(volumes, values, strict=True):
+                volume[window][is_own] = table[own]
+        return volumes
 
 
 def _merge_group(canvas: _Canvas, rule: _MergeRule, rois: Sequence[PastedRoi]) -> None:
@@ -278,7 +313,7 @@ def _lesion_per_candidate(owner: OwnerMap, scores: CandidateScores) -> tuple[Own
 def _collect(canvas: _Canvas, rule: _MergeRule) -> Merged:
     """Leave out lesions that score too low or are too small; number the others and make the result."""
     inference, drafts = rule.plans.inference, canvas.drafts
-    voxels = np.bincount(canvas.numbers.ravel(), minlength=len(drafts) + 1)[1:]
+    voxels = np.array(canvas.voxels)
     score = np.array([draft.score for draft in drafts])
 
     kept = score >= inference.score_threshold
@@ -301,17 +336,13 @@ def _collect(canvas: _Canvas, rule: _MergeRule) -> Merged:
 
 def _result(canvas: _Canvas, rule: _MergeRule, order: Sequence[int]) -> Merged:
     """Return the lesions ``order`` (indices of drafts), numbered from 1 in this order."""
-    lookup: OwnerMap = np.zeros(len(canvas.drafts) + 1, np.uint32 if len(order) > 65_535 else np.uint16)
-    lookup[np.array(order, np.int64) + 1] = np.arange(1, len(order) + 1)
-    instances: OwnerMap = lookup[canvas.numbers]
-    voxels = np.bincount(instances.ravel(), minlength=len(order) + 1)
-    _, boxes = boxes_from_instances(instances)
-    class_label: OwnerMap = np.zeros(len(order) + 1, np.uint8 if max(rule.plans.class_labels) < 256 else np.uint16)
+    number_of: OwnerMap = np.zeros(len(canvas.drafts) + 1, np.uint32 if len(order) > 65_535 else np.uint16)
+    label_of: OwnerMap = np.zeros(len(number_of), np.uint8 if max(rule.plans.class_labels) < 256 else np.uint16)
     lesions = []
     for number, index in enumerate(order, start=1):
         draft = canvas.drafts[index]
         class_index = int(rule.candidates.classes[draft.candidate])
-        class_label[number] = rule.plans.class_labels[class_index]
+        number_of[index + 1], label_of[index + 1] = number, rule.plans.class_labels[class_index]
         lesions.append(
             Lesion(
                 id=number,
@@ -319,13 +350,14 @@ def _result(canvas: _Canvas, rule: _MergeRule, order: Sequence[int]) -> Merged:
                 score=draft.score,
                 detection_score=float(rule.candidates.scores[draft.candidate]),
                 roi_score=float(rule.scores.roi[draft.candidate]),
-                box=tuple(float(value) for value in boxes[number - 1]),
-                voxels=int(voxels[number]),
+                box=canvas.boxes[index],
+                voxels=canvas.voxels[index],
                 candidate=draft.candidate,
                 joined=draft.joined,
             )
         )
-    return Merged(class_label[instances], instances, lesions, rule.scores.final, rule.scores.roi, canvas.probabilities)
+    semantic, instances = canvas.replaced(label_of, number_of)
+    return Merged(semantic, instances, lesions, rule.scores.final, rule.scores.roi, canvas.probabilities)
 
 
 def roi_info(merged: Merged, plans: Plans) -> list[dict[str, Any]]:

@@ -111,3 +111,16 @@ def test_the_statistics_are_those_of_the_groups(channels: int, length: int, dtyp
     assert result.output.dtype == dtype and result.output.is_contiguous(memory_format=torch.channels_last_3d)
     for values, wanted in zip(result[1:], expected, strict=True):
         assert values.dtype == torch.float32 and torch.allclose(values.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "length"), [(8, 12), (16, 12), (8, 4)])
+def test_an_activation_may_work_in_place_on_the_output(channels: int, length: int) -> None:
+    image = torch.randn(2, channels, length, length, length).bfloat16()
+    image = image.contiguous(memory_format=torch.channels_last_3d)
+    gradients = []
+    for inplace in (False, True):
+        leaf = image.clone(memory_format=torch.preserve_format).requires_grad_()
+        functional.leaky_relu(GroupNorm(channels)(leaf), 0.1, inplace).square().sum().backward()
+        assert leaf.grad is not None
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
