@@ -53,8 +53,8 @@ def add_model_flags(parser: CommandParser) -> argparse._ArgumentGroup:
     model.add_argument(
         "--disable_tta",
         action="store_true",
-        help="do not average over flipped copies of the scan, even if the plan asks for them; with copies, a "
-        "prediction takes about twice as long or longer",
+        help="do not average over flipped copies of the scan, even if the plan names such copies; the average takes "
+        "two to three times as long",
     )
     model.add_argument(
         "--memory_gb",
