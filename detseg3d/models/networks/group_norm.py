@@ -145,7 +145,8 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
         output, mean, rstd = normalize_groups(image, weight, bias, groups, eps)
         ctx.save_for_backward(image, weight, mean, rstd)
         ctx.groups = groups
-        return output
+        # The output may be a view of rows, but the activation changes it in place. Autograd allows this for no view.
+        return output.data
 
     @staticmethod
     def backward(  # type: ignore[override]

@@ -111,3 +111,18 @@ def test_the_statistics_are_those_of_the_groups(channels: int, length: int, dtyp
     assert result.output.dtype == dtype and result.output.is_contiguous(memory_format=torch.channels_last_3d)
     for values, wanted in zip(result[1:], expected, strict=True):
         assert values.dtype == torch.float32 and torch.allclose(values.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [8, 32])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_activation_may_change_the_output_in_place(channels: int, batch: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(batch, channels, 8, 16, 12, generator=generator).bfloat16()
+    image = image.contiguous(memory_format=torch.channels_last_3d)
+    gradients = []
+    for inplace in (False, True):
+        norm, given = GroupNorm(channels), image.clone().requires_grad_()
+        functional.leaky_relu(norm(given), 0.01, inplace=inplace).sum().backward()
+        assert given.grad is not None and norm.weight.grad is not None
+        gradients.append((given.grad, norm.weight.grad))
+    assert torch.equal(gradients[0][0], gradients[1][0]) and torch.equal(gradients[0][1], gradients[1][1])
