@@ -59,7 +59,7 @@ FOLDERS = {
 # What is appended to a command: a small data set and few steps.
 QUICK: dict[str, tuple[str, ...]] = {
     "example": ("--num_cases", "6", "--num_test", "2", "--shape", "24", "28", "28", "-np", "0"),
-    "train": ("--steps", "2", "--num_workers", "0", "--disable_tta"),
+    "train": ("--steps", "2", "--num_workers", "0", "--disable_tta", "--shifted_scans", "0"),
     "predict": ("--disable_tta",),
     "run": ("--steps", "2", "-np", "0"),
     "pretrain": ("--steps", "2", "-np", "0", "--num_cases", "4", "--longest_edge", "32"),

@@ -9,6 +9,7 @@ from detseg3d.consolidation.objective import Objective
 from detseg3d.core.operating_goal import OperatingGoal
 from detseg3d.data.folders import ModelFolder, PreparedFolder
 from detseg3d.data.roots import preprocessed_root, raw_root, resolve_dataset, results_root
+from detseg3d.data.trained_models import resolve_model
 from detseg3d.evaluation.result import EvaluationResult
 from detseg3d.pipeline.consolidate import ConsolidationResult
 from detseg3d.pipeline.consolidate import consolidate as consolidate_folds
@@ -151,7 +152,7 @@ def consolidate(
     >>> import detseg3d
     >>> consolidated = detseg3d.consolidate(101, raw="data/raw", results="data/results")  # doctest: +SKIP
     """
-    model = resolve_dataset(results_root(results), dataset)
+    model = resolve_model(results, dataset)
     return consolidate_folds(
         resolve_dataset(raw_root(raw), model.name), model, folds, objective or Objective(), run or Run(), goal
     )

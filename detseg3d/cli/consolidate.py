@@ -89,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _record_target(options: argparse.Namespace) -> RunTarget | None:
     """Return the folder of the pooled predictions."""
-    from detseg3d.data.roots import resolve_dataset, results_root
+    from detseg3d.data.trained_models import resolve_model
 
-    model = ModelFolder(resolve_dataset(results_root(options.results), options.dataset))
+    model = ModelFolder(resolve_model(options.results, options.dataset))
     folds = [model.fold(name) for name in options.folds] if options.folds else model.folds()
     inputs = {
         "model": [file for fold in folds for file in (fold.plans, fold.final_weights)],
@@ -102,12 +102,13 @@ def _record_target(options: argparse.Namespace) -> RunTarget | None:
 
 def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.consolidation.objective import Objective
-    from detseg3d.data.roots import raw_root, resolve_dataset, results_root
+    from detseg3d.data.roots import raw_root, resolve_dataset
+    from detseg3d.data.trained_models import resolve_model
     from detseg3d.pipeline.consolidate import consolidate
     from detseg3d.pipeline.consolidation_report import report_consolidation
     from detseg3d.reporting.text.consolidation import format_cross_validation
 
-    model: Path = resolve_dataset(results_root(options.results), options.dataset)
+    model: Path = resolve_model(options.results, options.dataset)
     raw = resolve_dataset(raw_root(options.raw), model.name)
     objective = Objective(options.target_recall, options.target_fp)
     goal = None if options.operate is None else OperatingGoal(options.operate)

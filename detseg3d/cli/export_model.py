@@ -54,10 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
-    from detseg3d.data.roots import resolve_dataset, results_root
+    from detseg3d.data.trained_models import resolve_model
     from detseg3d.pipeline.exchange import export_model
 
-    folder = resolve_dataset(results_root(options.results), options.dataset)
+    folder = resolve_model(options.results, options.dataset)
     exported = export_model(folder, options.output, options.folds, NetworkFormat(options.format))
     name = exported.description.name
     show(f"weights:   {' '.join(exported.folds)}, for {exported.description.networks}")

@@ -74,6 +74,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
 def _models(options: argparse.Namespace) -> dict[str, ModelOpener]:
     """Return the models by name: the model of ``-d`` or ``-m``, else all trained models of the folder of results."""
     from detseg3d.data.roots import find_datasets, results_root
+    from detseg3d.data.trained_models import no_trained_model
+    from detseg3d.inference.model_folder import folder_backends
 
     if options.model is not None or options.dataset is not None:
         model = served_model(options)
@@ -81,11 +83,11 @@ def _models(options: argparse.Namespace) -> dict[str, ModelOpener]:
     models: dict[str, ModelOpener] = {}
     root = results_root(options.results)
     for folder in find_datasets(root):
-        if any(folder.glob("fold_*/model_final.safetensors")):
+        if folder_backends(folder):
             options.model = folder
             models[folder.name] = served_model(options)
     if not models:
-        raise DetSeg3DError("there is no trained model", file=root, remedy="give -d, -m or --results")
+        raise no_trained_model(root)
     return models
 
 

@@ -53,8 +53,8 @@ def add_model_flags(parser: CommandParser) -> argparse._ArgumentGroup:
     model.add_argument(
         "--disable_tta",
         action="store_true",
-        help="do not average over flipped copies of the scan, even if the plan asks for them; with copies, a "
-        "prediction takes about twice as long or longer",
+        help="do not average over flipped copies of the scan, even if the plan names such copies; the average takes "
+        "two to three times as long",
     )
     model.add_argument(
         "--memory_gb",
@@ -81,14 +81,16 @@ def model_path(options: argparse.Namespace) -> Path:
     DetSeg3DError
         If the flags name no model or two models, or the model does not exist.
     """
-    from detseg3d.data.roots import resolve_dataset, results_root
+    from detseg3d.data.trained_models import no_trained_model, resolve_model
 
     check_one_model(options)
-    if options.model is None:
-        return resolve_dataset(results_root(options.results), options.dataset)
-    path: Path = options.model
-    if not path.exists():
-        raise DetSeg3DError("the model does not exist", file=path, remedy="check the path after -m")
+    from detseg3d.inference.model_folder import folder_backends
+
+    path: Path = options.model or resolve_model(options.results, options.dataset)
+    if path.suffix == ".safetensors" and not path.exists():
+        raise DetSeg3DError("the model file does not exist", file=path, remedy="check the path after -m")
+    if not path.is_file() and not folder_backends(path):
+        raise no_trained_model(path)
     return path
 
 

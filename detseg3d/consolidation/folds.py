@@ -22,6 +22,7 @@ from detseg3d.consolidation.true_boxes import TrueBoxLesion, read_true_boxes
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import RawDataset
 from detseg3d.data.folders import FoldFolder, ModelFolder
+from detseg3d.data.trained_models import has_trained_fold, no_trained_model
 from detseg3d.inference.model_folder import same_network
 from detseg3d.inference.operating_point import weights_digest
 from detseg3d.planning.plans import Plans, load_plans
@@ -106,6 +107,8 @@ def load_validated_folds(
             file=model.fold("all").path,
             remedy="name the folds of a cross-validation with -f",
         )
+    if not has_trained_fold(model_folder):
+        raise no_trained_model(model_folder)
     labels = dataset.label_files
     cases: dict[str, CandidateCase] = {}
     failures: dict[str, str] = {}

@@ -16,10 +16,17 @@ import numpy.typing as npt
 
 from detseg3d.core.arrays import as_spacing, as_triple
 
-__all__ = ["StoredOrder"]
+__all__ = ["SLICE_SIDES", "StoredOrder"]
 
 CANONICAL_AXES = "SPL"
 """Directions of the canonical axes z, y and x: Superior, Posterior, Left."""
+
+SLICE_SIDES = (("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I"))
+"""Letters of the left, right, upper and lower side of a picture of an axial, a coronal and a sagittal slice.
+
+The letters are those of NIfTI (RAS) and of reports of radiologists: S (Superior) and I (Inferior) are the head and the
+feet, which DICOM calls H and F.
+"""
 
 _OPPOSITE = dict(zip("SPLIAR", "IARSPL", strict=True))
 # Directions in files are rounded. Two assignments of axes are equally near if their cosines differ by less than this.

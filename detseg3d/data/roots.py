@@ -19,6 +19,7 @@ __all__ = [
     "check_case_id",
     "check_dataset_name",
     "find_datasets",
+    "fitting_datasets",
     "preprocessed_root",
     "raw_root",
     "resolve_dataset",
@@ -108,6 +109,26 @@ def find_datasets(root: str | Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if _DATASET.fullmatch(entry.name) and entry.is_dir())
 
 
+def fitting_datasets(root: str | Path, identifier: str | int) -> list[Path]:
+    """Return the folders ``DatasetXXX_Name`` that an identifier fits; only one if it is the whole name of a folder.
+
+    Parameters
+    ----------
+    root : path
+    identifier : str or int
+        See :func:`resolve_dataset`.
+    """
+    wanted = str(identifier).strip().rstrip("/")
+    fitting = []
+    for folder in find_datasets(root):
+        match = _DATASET.fullmatch(folder.name)
+        assert match is not None
+        number, name = match.groups()
+        if wanted in (folder.name, name, f"Dataset{number}") or (wanted.isdecimal() and int(wanted) == int(number)):
+            fitting.append(folder)
+    return [folder for folder in fitting if folder.name == wanted] or fitting
+
+
 def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
     """Return the folder of a data set from its number, its name or both.
 
@@ -124,17 +145,9 @@ def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
         If no folder or several folders fit; the message lists the folders.
     """
     wanted = str(identifier).strip().rstrip("/")
-    datasets = find_datasets(root)
-    fitting = []
-    for folder in datasets:
-        match = _DATASET.fullmatch(folder.name)
-        assert match is not None
-        number, name = match.groups()
-        if wanted in (folder.name, name, f"Dataset{number}") or (wanted.isdecimal() and int(wanted) == int(number)):
-            fitting.append(folder)
-    exact = [folder for folder in fitting if folder.name == wanted]
-    if len(exact or fitting) == 1:
-        return (exact or fitting)[0]
+    fitting = fitting_datasets(root, identifier)
+    if len(fitting) == 1:
+        return fitting[0]
     task = None if fitting else _find_task(Path(root), wanted)
     if task is not None:
         number, name = task.name.removeprefix("Task").split("_", 1)
@@ -146,7 +159,7 @@ def resolve_dataset(root: str | Path, identifier: str | int) -> Path:
             f"--output_dir {root} --dataset_name Dataset{int(number):03d}_{name}, with --channel_names for the entry "
             '"modality" of its dataset.json and --labels for its "labels"',
         )
-    listing = ", ".join(folder.name for folder in (fitting or datasets)) or "no folder named DatasetXXX_Name"
+    listing = ", ".join(folder.name for folder in (fitting or find_datasets(root))) or "no folder named DatasetXXX_Name"
     raise DetSeg3DError(
         f"{'several data sets fit' if fitting else 'there is no data set'} {wanted!r}; found: {listing}",
         file=root,

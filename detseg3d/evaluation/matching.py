@@ -284,6 +284,9 @@ def match_by_sum(table: OverlapTable, quality: FloatArray, minimum: float, per_m
     if len(eligible) == 0:
         return Matches(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     first, second, values = table.truth_index[eligible], table.prediction_index[eligible], quality[eligible]
+    if len(np.unique(first)) == len(np.unique(second)) == len(first):  # no lesion has a choice
+        order = np.argsort(first)
+        return Matches(first[order], second[order], table.iou[eligible][order])
     # Overlapping lesions form small separate groups. Each group is solved separately, so that 10 000 lesions do not
     # need a matrix of 10 000² numbers.
     size = len(table.truth) + len(table.prediction)

@@ -9,6 +9,7 @@ from pathlib import Path
 from detseg3d.core.backend import Backend, stored_weights
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.folders import FoldFolder, ModelFolder
+from detseg3d.data.trained_models import no_trained_model
 from detseg3d.planning.appearance.training import TrainingAppearance, load_training_appearance
 from detseg3d.planning.plans import Plans, load_plans
 
@@ -91,11 +92,7 @@ def fold_folders(folder: Path, folds: Sequence[str | int] | None, checkpoint: st
     existing = model.folds()
     trained = [fold for fold in existing if fold.weights(checkpoint).is_file()]
     if not existing or (folds is None and not trained):
-        raise DetSeg3DError(
-            "there is no trained fold in this folder",
-            file=folder,
-            remedy="train with detseg3d_train, or check -m or -d",
-        )
+        raise no_trained_model(folder, checkpoint)
     if folds is None:
         # Fold `all` was trained on the validation cases of the other folds.
         return [fold for fold in trained if not fold.trains_all_cases] or trained

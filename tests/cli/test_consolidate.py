@@ -93,7 +93,7 @@ def test_the_fold_all_is_an_error(root: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_missing_model_is_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert consolidate.main(["77", f"--raw={root / 'raw'}", f"--results={root / 'results'}"]) == 1
-    assert "there is no data set '77'" in capsys.readouterr().err
+    assert f"file:     {root / 'results'}" in capsys.readouterr().err
 
 
 def test_a_mask_that_cannot_be_written_makes_the_exit_code_1(

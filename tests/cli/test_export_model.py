@@ -32,4 +32,4 @@ def test_a_missing_fold_is_an_error(tiny_model: Path, tmp_path: Path, capsys: py
 
 def test_a_missing_data_set_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert export_model.main(["9", "-o", str(tmp_path / "m.safetensors"), "--results", str(tmp_path)]) == 1
-    assert "there is no data set '9'" in capsys.readouterr().err
+    assert f"file:     {tmp_path}" in capsys.readouterr().err

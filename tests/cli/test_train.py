@@ -136,7 +136,7 @@ def test_a_validation_alone_names_the_flags_without_effect(
 
 def test_validation_needs_a_model(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(prepared, "--val", results=tmp_path) == 1
-    assert "there is no trained fold in this folder" in capsys.readouterr().err
+    assert f"file:     {tmp_path / 'Dataset001_Tiny'}" in capsys.readouterr().err
 
 
 def test_a_finished_training_is_not_repeated(prepared: Path, results: Path) -> None:

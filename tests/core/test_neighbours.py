@@ -100,3 +100,15 @@ def test_members_of_a_group_may_be_connected_through_other_members() -> None:
     assert [group.tolist() for group in split_groups(np.array([4, 3, 2, 0]), near)] == [[4, 2, 0], [3]]
     assert [group.tolist() for group in split_groups(np.array([0, 3, 4]), near)] == [[0], [3], [4]]  # without 2
     assert split_groups(np.zeros(0, np.int64), near) == []
+
+
+@given(seeds)
+def test_groups_of_some_agree_with_the_connected_components_of_their_pairs(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    count = int(random.integers(1, 30))
+    dense = random.random((count, count)) < random.random() * 0.2
+    dense |= dense.T
+    some = random.permutation(count)[: int(random.integers(0, count + 1))]
+    label = connected_components(csr_array(dense[np.ix_(some, some)]), directed=False)[1] if len(some) else []
+    expected = [some[label == name].tolist() for name in dict.fromkeys(np.asarray(label).tolist())]
+    assert [group.tolist() for group in split_groups(some, csr_array(dense))] == expected

@@ -30,11 +30,15 @@ class Pipeline:
     def folders(self, *names: str) -> list[str]:
         return [word for name in names for word in (f"--{name}", str(self.root / name))]
 
-    def run(self, dataset: str, minutes: float, ending: str, *predict_flags: str) -> Pipeline:
+    def run(self, dataset: str, minutes: float, ending: str, *predict_flags: str, has_copies: bool = False) -> Pipeline:
+        """Run all commands; ``has_copies``: with mirrored and shifted copies of the scans."""
         roots = self.folders("raw", "preprocessed")
         assert plan_and_preprocess.main(["-d", dataset, *roots, "--verify", "-np", "0", "--val_split", "0.3"]) == 0
         [self.raw] = [path for path in (self.root / "raw").iterdir() if dataset in path.name]
         quick = ["--max_minutes", str(minutes), "--num_workers", "0", "-device", "cpu"]
+        if not has_copies:
+            quick += ["--disable_tta", "--shifted_scans", "0"]
+            predict_flags = (*predict_flags, "--disable_tta")
         assert train.main([dataset, "0", *roots, *self.folders("results"), *quick]) == 0
         self.model = self.root / "results" / self.raw.name
         self.predictions = self.root / "predictions"
@@ -117,7 +121,7 @@ def on_example(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     root = tmp_path_factory.mktemp("example")
     words = ["--num_cases", "5", "--num_test", "2", "--shape", "32", "40", "36", "-np", "0"]
     assert example.main([str(root / "raw"), *words]) == 0
-    return Pipeline(root).run("999", 0.05, ".nii.gz")
+    return Pipeline(root).run("999", 0.03, ".nii.gz", has_copies=True)
 
 
 def test_every_scan_has_its_results(on_example: Pipeline) -> None:
@@ -194,7 +198,7 @@ def quick() -> Iterator[None]:
 def test_two_channels_two_classes_and_thick_slices(tmp_path: Path) -> None:
     spacing, shape = (4.0, 1.0, 0.75), (20, 44, 40)
     write_data(tmp_path, "Dataset002_Two", ".mha", Scans(channels=2, classes=2, spacing=spacing, shape=shape))
-    done = Pipeline(tmp_path).run("002", 0.05, ".mha")
+    done = Pipeline(tmp_path).run("002", 0.03, ".mha")
     plans = load_plans(done.model / "fold_0" / "plans.json")
     assert (plans.num_channels, plans.num_classes) == (2, 2)
     assert plans.stage1.strides[0][0] == 1, "thick slices are not pooled at once"

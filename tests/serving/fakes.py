@@ -25,7 +25,7 @@ class FakeSource:
 @dataclass(frozen=True)
 class MissingSource:
     def open(self) -> FakeModel:
-        raise DetSeg3DError("there is no trained fold in this folder", file="missing")
+        raise DetSeg3DError("there is no trained model in this folder", file="missing")
 
 
 @dataclass(frozen=True)

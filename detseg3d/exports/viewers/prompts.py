@@ -19,7 +19,8 @@ __all__ = ["write_prompts"]
 def write_prompts(table: LesionTable, path: Path) -> None:
     """Write a point and boxes for each lesion, in the form that LesionLocator and nnInteractive read.
 
-    The file has an object for each lesion, under its number. ``point`` is the index ``[z, y, x]`` of the voxel of the
+    The file has an object for each lesion, under its number. For a case without lesions, the file is ``{}``, so that a
+    loop over the lesions does nothing. ``point`` is the index ``[z, y, x]`` of the voxel of the
     lesion that is nearest to its centroid. ``box`` is ``[z0, z1, y0, y1, x0, x1]``, half-open. ``slice_box`` is the box
     of the lesion in the slice of the point. nnInteractive needs it, because its models take boxes of one slice only.
     Indices have the axis order of the file, as in an array of SimpleITK. ``class`` and ``score`` are further

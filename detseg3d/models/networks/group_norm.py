@@ -143,13 +143,10 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
         ctx: Any, image: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
     ) -> torch.Tensor:
         output, mean, rstd = normalize_groups(image, weight, bias, groups, eps)
-        if output._is_view():  # type: ignore[no-untyped-call]
-            # The activation that follows works in place, which autograd forbids for a view that a function returns.
-            storage, start = output.untyped_storage(), output.storage_offset()
-            output = output.new_empty(0).set_(storage, start, output.shape, output.stride())
         ctx.save_for_backward(image, weight, mean, rstd)
         ctx.groups = groups
-        return output
+        # The output may be a view of rows, but the activation changes it in place. Autograd allows this for no view.
+        return output.data
 
     @staticmethod
     def backward(  # type: ignore[override]

@@ -19,7 +19,7 @@ from detseg3d.core.arrays import AnyIntArray, Box
 from detseg3d.core.body import body_box
 from detseg3d.core.boxes import box_slices, boxes_from_instances
 from detseg3d.core.geometry import Geometry
-from detseg3d.core.orientation import StoredOrder
+from detseg3d.core.orientation import SLICE_SIDES, StoredOrder
 from detseg3d.exports.colors import lesion_color
 from detseg3d.reporting.html.rendering import render
 from detseg3d.reporting.pictures.slices import (
@@ -35,8 +35,6 @@ from detseg3d.reporting.pictures.slices import (
 __all__ = ["KeyImage", "KeyImages", "css_color", "tilt_degrees"]
 
 _PLANES = ("axial", "coronal", "sagittal")
-# Letters of the sides of a picture across each axis: left, right, top, bottom.
-_LETTERS = (("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I"))
 _MIN_SIDE_MM = 80.0  # a smaller picture does not show where in the body a lesion lies
 _SIDE_FACTOR = 2.5  # ratio of the side of a picture to the size of its lesion
 _SCALE_LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200)  # millimetres
@@ -282,7 +280,7 @@ def _draw(
     upper = corner[0] if frame.axis == 0 else corner[0] + rows
     x, y = frame.point(upper, corner[1])
     fitting = [length for length in _SCALE_LENGTHS if length <= _MAX_SCALE_FRACTION * frame.width]
-    left, right, top, bottom = _LETTERS[frame.axis]
+    left, right, top, bottom = SLICE_SIDES[frame.axis]
     return render(
         "key_image",
         plane=_PLANES[frame.axis],

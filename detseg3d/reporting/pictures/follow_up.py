@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import Normal, Stroke
 
 from detseg3d.core.lesion_state import LesionState
+from detseg3d.core.orientation import SLICE_SIDES
 from detseg3d.follow.result import FollowUp, LesionChange
 from detseg3d.reporting.pictures.aligned_pair import AlignedPair
 from detseg3d.reporting.pictures.overlay import (
@@ -50,8 +51,6 @@ _ORDER = (
     LesionState.OUT_OF_VIEW,
     LesionState.STABLE,
 )
-# Letters of the sides of a slice across each axis: left, right, top, bottom.
-_LETTERS = (("R", "L", "A", "P"), ("R", "L", "H", "F"), ("A", "P", "H", "F"))
 _PLANES = ("axial", "coronal", "sagittal")
 _PAIRS_PER_ROW = 3
 # Sizes in inches.
@@ -261,7 +260,7 @@ def _draw_numbers(axes: Axes, plane: SlicePlane, side: int, change: LesionChange
 
 def _draw_letters(axes: Axes, axis: int, size: float) -> None:
     """Draw the letters of the patient's sides at the edges of a picture."""
-    left, right, top, bottom = _LETTERS[axis]
+    left, right, top, bottom = SLICE_SIDES[axis]
     for letter, place in ((left, (0.025, 0.5)), (right, (0.975, 0.5)), (top, (0.06, 0.95)), (bottom, (0.06, 0.05))):
         _draw_text(axes, place, letter, size, "center")
 

@@ -38,7 +38,7 @@ def test_the_point_is_the_voxel_nearest_to_the_centroid(tmp_path: Path) -> None:
     assert prompts["1"]["point"] == [3, 4, 6]
 
 
-def test_without_lesions_there_are_no_prompts(tmp_path: Path) -> None:
+def test_without_lesions_the_file_is_an_empty_object(tmp_path: Path) -> None:
     write_results(tmp_path, GEOMETRIES["axial"], np.zeros((8, 9, 10), np.uint16))
     export_for_viewers(tmp_path, "a", [ViewerFormat.PROMPTS])
     assert json.loads((tmp_path / "prompts" / "a.json").read_text(encoding="utf-8")) == {}

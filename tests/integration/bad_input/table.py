@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from tests.cli import test_no_model as test_cli_no_model
 from tests.cli import test_parser as test_cli_parser
 from tests.cli import test_plan_and_preprocess as test_cli_plan
 from tests.cli import test_predict as test_cli_predict
@@ -253,6 +254,13 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
         '`the entry "training" names 3 of the 5 cases`',
         test_io_raw_dataset,
         "test_cases_that_a_training_list_leaves_out_are_an_error",
+    ),
+    (
+        "a command that needs a trained model, and a folder without one",
+        "`there is no trained fold in this folder`; the service found it in its worker process",
+        "`there is no trained model in this folder`, with the content of the folder, the expected file and the remedy",
+        test_cli_no_model,
+        "test_a_command_describes_the_folder_without_a_model",
     ),
     (
         "`train` on a fold that is trained or begun",

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from detseg3d.core.orientation import SLICE_SIDES
 from detseg3d.evaluation.metrics import Criterion, LesionMetrics
+from detseg3d.reporting import html
 from detseg3d.reporting.html.case_files import PredictedBox
 from detseg3d.reporting.html.cases import UnreadableCase, ViewerContent, choose_cases, read_cases
 from detseg3d.reporting.html.evaluated import Evaluated
@@ -137,3 +140,10 @@ def test_a_case_that_cannot_be_shown_is_named_with_the_reason() -> None:
     warnings = [entry["text"] for entry in page.find("p", class_="warn")]
     assert warnings[0] == "bad cannot be shown: the file <x> is damaged" and "a, b" in warnings[1]
     assert "There is no scan to show" in page.visible
+
+
+def test_the_viewer_and_the_pictures_name_the_sides_of_a_slice_alike() -> None:
+    script = (Path(html.__file__).parent / "assets" / "slices.js").read_text(encoding="utf-8")
+    planes = script[script.index("const PLANES") : script.index("const MAP")]
+    letters = [json.loads(found) for found in re.findall(r"letters: (\[.*?\])", planes)]
+    assert letters == [[top, bottom, left, right] for left, right, top, bottom in SLICE_SIDES]

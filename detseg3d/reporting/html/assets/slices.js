@@ -6,10 +6,10 @@
 
 const PLANES = [
   { name: "axial", axis: 0, row: 1, column: 2, up: false, letters: ["A", "P", "R", "L"] },
-  { name: "coronal", axis: 1, row: 0, column: 2, up: true, letters: ["H", "F", "R", "L"] },
-  { name: "sagittal", axis: 2, row: 0, column: 1, up: true, letters: ["H", "F", "A", "P"] },
+  { name: "coronal", axis: 1, row: 0, column: 2, up: true, letters: ["S", "I", "R", "L"] },
+  { name: "sagittal", axis: 2, row: 0, column: 1, up: true, letters: ["S", "I", "A", "P"] },
 ];
-const MAP = { name: "all lesions", axis: 1, row: 0, column: 2, up: true, letters: ["H", "F", "R", "L"] };
+const MAP = { name: "all lesions", axis: 1, row: 0, column: 2, up: true, letters: ["S", "I", "R", "L"] };
 const CROSSHAIR = "rgba(255,255,255,0.65)";
 const SCALE_LENGTHS = [1, 2, 5, 10, 20, 50, 100]; // millimetres
 const MAX_SCALE_WIDTH = 0.3; // fraction of the width of a pane
