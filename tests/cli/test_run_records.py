@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +13,7 @@ from detseg3d.cli import evaluate, predict, train
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.images import write_image
 from detseg3d.planning.plans import Plans
+from tests.command_forks import start_fork
 from tests.scans import make_scan, prepare, write_dataset
 
 
@@ -90,15 +87,16 @@ def training_words(root: Path, *words: str) -> list[str]:
     return ["1", "0", *folders, "--num_workers", "0", "-device", "cpu", "--no_progress", *words]
 
 
-def test_an_interrupted_training_is_recorded_and_the_resumed_training_keeps_the_record(prepared: Path) -> None:
+def test_an_interrupted_training_is_recorded_and_the_resumed_training_keeps_the_record(
+    prepared: Path, quick_training: None
+) -> None:
     fold = prepared / "results" / "Dataset001_Tiny" / "fold_0"
-    command = [sys.executable, "-m", "detseg3d.cli.train", *training_words(prepared, "--steps=6", "--seed=3")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
-    for _ in range(600):
+    process = start_fork("train", *training_words(prepared, "--steps=6", "--seed=3"))
+    for _ in range(6000):
         if (fold / "checkpoint_latest.pt").exists() or process.poll() is not None:
             break
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGTERM)
+        time.sleep(0.01)
+    process.terminate()
     process.communicate(timeout=120)
     if process.returncode == 0:
         pytest.skip("the training ended before the signal")
