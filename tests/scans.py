@@ -80,12 +80,15 @@ def train_model(folder: Path, plans: Plans) -> Path:
     }
     quick = plans.evolve(training=training)
     options = TrainingOptions(num_workers=0, show_progress=False)
-    Trainer(quick, TrainingData(store, store.case_ids()), FoldFolder(folder / "fold_0"), options).run()
+    data = TrainingData(store, store.case_ids())
+    with quick_trainings():
+        Trainer(quick, data, FoldFolder(folder / "fold_0"), options).run()
     again = TrainingOptions(
         num_workers=0, show_progress=False, seed=1, pretrained_weights=folder / "fold_0" / "model_final.safetensors"
     )
     longer = quick.evolve(training={"steps": 24})
-    Trainer(longer, TrainingData(store, store.case_ids()), FoldFolder(folder / "fold_1"), again).run()
+    with quick_trainings():
+        Trainer(longer, data, FoldFolder(folder / "fold_1"), again).run()
     reference = TrainingAppearance.of(looks, plans.channel_names, plans.normalization)
     for fold in ("fold_0", "fold_1"):
         save_training_appearance(reference, folder / fold / "appearance.json")

@@ -102,6 +102,7 @@ KILLED_IN = {
 }
 KILL = """
 import functools, importlib, json, os, signal, sys
+import detseg3d.pipeline.exchange  # before the forks, since the import takes seconds
 from detseg3d.cli import install_model
 for home, name, last, words in json.loads(sys.argv[1]):
     child = os.fork()

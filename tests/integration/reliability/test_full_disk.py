@@ -62,11 +62,11 @@ def test_preprocessing_onto_a_full_disk_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path, tiny_plans: Plans, processes: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_dataset(tmp_path / "raw", tiny_plans, count=3)
-    words = ["-d", "1", "--raw", str(tmp_path / "raw"), "-np", processes, "--no_progress", "--preprocessed"]
-    assert plan_and_preprocess.main([*words, str(tmp_path / "elsewhere")]) == 0
-    assert plan_and_preprocess.main([*words, str(small_disk / "here"), "--no_pp"]) == 0
+    words = ["-d", "1", "--raw", str(tmp_path / "raw"), "--no_progress", "--preprocessed"]
+    assert plan_and_preprocess.main([*words, str(tmp_path / "elsewhere"), "-np", "0"]) == 0
+    assert plan_and_preprocess.main([*words, str(small_disk / "here"), "-np", "0", "--no_pp"]) == 0
     (small_disk / "here" / "Dataset001_Tiny" / "cases").mkdir()
-    words = [*words, str(small_disk / "here"), "--keep_plans"]
+    words = [*words, str(small_disk / "here"), "--keep_plans", "-np", processes]
     with filled(small_disk):
         # Room for the descriptions, none for a case.
         (small_disk / "filler").write_bytes(b"")
