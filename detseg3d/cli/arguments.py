@@ -18,12 +18,14 @@ from detseg3d.system.run import Run
 __all__ = [
     "add_augmentation_flag",
     "add_cluster_flag",
+    "add_device_flag",
     "add_length_flags",
     "add_operate_flag",
     "add_precision_flag",
     "add_processes_flag",
     "add_processes_or_cluster_flags",
     "add_root_flags",
+    "add_series_flag",
     "add_shifted_scans_flag",
     "create_parser",
     "fraction",
@@ -217,6 +219,25 @@ def add_processes_flag(parser: argparse._ActionsContainer, default: int = 2) -> 
     )
 
 
+def add_device_flag(group: argparse._ActionsContainer) -> None:
+    """Add ``-device``, the device of the networks."""
+    group.add_argument(
+        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
+    )
+
+
+def add_series_flag(group: argparse._ActionsContainer) -> None:
+    """Add ``--series``, the DICOM series to read for the channels of a scan."""
+    group.add_argument(
+        "--series",
+        nargs="+",
+        default=[],
+        metavar="SERIES",
+        help="series to read from DICOM folders: SeriesInstanceUID, number or description; either one series for all "
+        "channels, or one series per channel from the same folder",
+    )
+
+
 def add_training_machine_flags(machine: argparse._ArgumentGroup, seeded: str) -> None:
     """Add ``--seed``, ``-device`` and ``--num_workers`` of a command that simulates or splits scans and trains.
 
@@ -232,9 +253,7 @@ def add_training_machine_flags(machine: argparse._ArgumentGroup, seeded: str) ->
         metavar="N",
         help=f"random seed of {seeded} (default: 0; with --c, the earlier value)",
     )
-    machine.add_argument(
-        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
-    )
+    add_device_flag(machine)
     machine.add_argument(
         "--num_workers",
         type=non_negative_int,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detseg3d.cli.arguments import create_parser, positive_float
-from detseg3d.cli.model_flags import add_model_flags, served_model
+from detseg3d.cli.arguments import create_parser
+from detseg3d.cli.model_flags import add_model_flags, add_time_limit_flag, served_model
 from detseg3d.cli.running import CommandResult, require_extra, run_command
 from detseg3d.core.errors import DetSeg3DError
 
@@ -42,9 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--write", required=True, type=Path, metavar="FOLDER", help="folder in which the tools may write and read"
     )
-    group.add_argument(
-        "--max_job_seconds", type=positive_float, default=1800.0, metavar="S", help="time for one scan in seconds"
-    )
+    add_time_limit_flag(group)
     return parser
 
 

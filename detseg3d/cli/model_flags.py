@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detseg3d.cli.arguments import add_precision_flag, add_root_flags, positive_float
+from detseg3d.cli.arguments import add_device_flag, add_precision_flag, add_root_flags, positive_float
 from detseg3d.cli.parser import CommandParser, own_word
 from detseg3d.core.backend import Backend
 from detseg3d.core.errors import DetSeg3DError
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from detseg3d.inference.model_source import ModelSource
     from detseg3d.serving.model import ServedModel
 
-__all__ = ["add_model_flags", "check_one_model", "load_options", "model_path", "model_source", "served_model"]
+__all__ = [
+    "add_model_flags",
+    "add_time_limit_flag",
+    "check_one_model",
+    "load_options",
+    "model_path",
+    "model_source",
+    "served_model",
+]
 
 
 def add_model_flags(parser: CommandParser) -> argparse._ArgumentGroup:
@@ -38,9 +46,7 @@ def add_model_flags(parser: CommandParser) -> argparse._ArgumentGroup:
         metavar="F",
         help="folds to average (default: all trained folds; fold `all` only if it is the only one)",
     )
-    model.add_argument(
-        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
-    )
+    add_device_flag(model)
     model.add_argument(
         "--backend",
         type=own_word,
@@ -65,6 +71,17 @@ def add_model_flags(parser: CommandParser) -> argparse._ArgumentGroup:
     )
     add_root_flags(parser, "results")
     return model
+
+
+def add_time_limit_flag(group: argparse._ActionsContainer) -> None:
+    """Add ``--max_job_seconds``, the time limit of a command that predicts scans in a worker process."""
+    group.add_argument(
+        "--max_job_seconds",
+        type=positive_float,
+        default=1800.0,
+        metavar="S",
+        help="time limit for one scan in seconds; a scan that takes longer fails",
+    )
 
 
 def check_one_model(options: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
     add_cluster_flag,
+    add_series_flag,
     add_spacing_flag,
     create_parser,
     fraction,
@@ -123,14 +124,7 @@ def _add_prediction_flags(parser: argparse.ArgumentParser) -> None:
         "BIDS",
     )
     add_spacing_flag(group, "default_spacing of the plans, else 1 1 1")
-    group.add_argument(
-        "--series",
-        nargs="+",
-        default=[],
-        metavar="SERIES",
-        help="series to read from DICOM folders: SeriesInstanceUID, number or description; either one series for all "
-        "channels, or one series per channel from the same folder",
-    )
+    add_series_flag(group)
     group.add_argument(
         "--suv",
         nargs="+",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import create_parser, non_negative_int, positive_float, positive_int
-from detseg3d.cli.model_flags import add_model_flags, served_model
+from detseg3d.cli.model_flags import add_model_flags, add_time_limit_flag, served_model
 from detseg3d.cli.running import CommandResult, require_extra, run_command
 from detseg3d.cli.terminal import show
 
@@ -69,9 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max_queue", type=positive_int, default=16, metavar="N", help="number of scans that may wait")
-    limits.add_argument(
-        "--max_job_seconds", type=positive_float, default=1800.0, metavar="S", help="time for one scan in seconds"
-    )
+    add_time_limit_flag(limits)
     limits.add_argument(
         "--max_upload_seconds", type=positive_float, default=600.0, metavar="S", help="time for one upload in seconds"
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from detseg3d.cli.arguments import (
     add_augmentation_flag,
+    add_device_flag,
     add_length_flags,
     add_precision_flag,
     add_root_flags,
@@ -145,9 +146,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="random seed (default: 0; with --c, the seed of the checkpoint)",
     )
     add_shifted_scans_flag(run)
-    run.add_argument(
-        "-device", "--device", metavar="NAME", help="cpu, cuda, cuda:1 or mps (default: cuda if available)"
-    )
+    add_device_flag(run)
     run.add_argument(
         "--num_workers",
         type=non_negative_int,

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg3d.cli.arguments import create_parser, non_negative_float, positive_float
-from detseg3d.cli.model_flags import add_model_flags, served_model
+from detseg3d.cli.arguments import add_series_flag, create_parser, non_negative_float, positive_float
+from detseg3d.cli.model_flags import add_model_flags, add_time_limit_flag, served_model
 from detseg3d.cli.running import EXIT_FAILURE, EXIT_SUCCESS, CommandResult, run_command
 from detseg3d.cli.terminal import show
 
@@ -46,16 +46,8 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--poll_seconds", type=positive_float, default=5.0, metavar="S", help="time between two looks at the folder"
     )
-    group.add_argument(
-        "--max_job_seconds", type=positive_float, default=1800.0, metavar="S", help="time for one scan in seconds"
-    )
-    group.add_argument(
-        "--series",
-        nargs="+",
-        default=[],
-        metavar="SERIES",
-        help="series to read from DICOM folders: SeriesInstanceUID, number or description",
-    )
+    add_time_limit_flag(group)
+    add_series_flag(group)
     group.add_argument(
         "--once", action="store_true", help="end when every scan in the folder is predicted or has failed"
     )
