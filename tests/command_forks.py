@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 __all__ = ["CommandFork", "start_fork"]
@@ -136,6 +137,8 @@ class CommandFork:
 
 def start_fork(command: str, *words: object) -> CommandFork:
     """Start a command; a training draws no curves and trusts half precision, as with ``quick_trainings``."""
+    if not hasattr(os, "fork"):
+        pytest.skip("the system has no fork")
     if not _SERVERS:
         _SERVERS.append(_Server())
     return CommandFork(_SERVERS[0], command, [*map(str, words), "--no_progress"])

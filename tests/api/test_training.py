@@ -23,7 +23,8 @@ def test_a_data_set_is_planned_by_its_number(tmp_path: Path, tiny_plans: Plans) 
 def test_a_fold_is_trained_consolidated_and_used(tmp_path: Path, tiny_plans: Plans) -> None:
     raw, results = tmp_path / "raw", tmp_path / "results"
     # The network is hardly trained, so its candidates have low scores.
-    plans = tiny_plans.evolve(inference={"candidate_threshold": 0.001, "score_threshold": 0.001})
+    inference = {"candidate_threshold": 0.001, "score_threshold": 0.001, "max_candidates": 12, "mirror_axes": ()}
+    plans = tiny_plans.evolve(inference=inference)
     prepare(write_dataset(raw, plans), tmp_path / "preprocessed", plans)
     options = TrainingOptions(num_workers=0, show_progress=False)
     detseg3d.train(1, 0, options, raw=raw, preprocessed=tmp_path / "preprocessed", results=results)
