@@ -47,9 +47,13 @@ class DicomGroup:
 
 @dataclass(frozen=True)
 class _KnownFile:
-    """A file that was looked at: its size and time, and the study of a DICOM object or the error of a damaged one."""
+    """A file that was looked at: its size and time, and the study of a DICOM object or the error of a damaged one.
+
+    ``since`` is the time at which the file was seen first with this content.
+    """
 
     status: tuple[int, int]
+    since: float
     study: str | None = None
     error: DetSeg3DError | None = None
 
@@ -78,6 +82,7 @@ class FlatDicom:
     def __init__(self, folder: Path, quiet_seconds: float, by_series: bool) -> None:
         self._folder, self._quiet_seconds, self._by_series = folder, quiet_seconds, by_series
         self._files: dict[Path, _KnownFile] = {}
+        self._settled: dict[Path, DetSeg3DError] = {}
         self._studies: dict[str, _Study] = {}
         self.is_waiting = False
 
@@ -96,8 +101,12 @@ class FlatDicom:
         OSError
             If a file vanishes.
         """
-        self._look(entries)
-        damaged = self._damaged()
+        self._look(entries, now)
+        found = self._damaged()
+        # A file that is still being copied looks damaged. It must not delay the scans of other studies.
+        damaged = self._settled = {
+            path: error for path, error in found.items() if now - self._files[path].since >= self._quiet_seconds
+        }
         error = next(iter(damaged.values()), None)
         studies: dict[str, list[Path]] = {}
         for path, known in self._files.items():
@@ -107,7 +116,7 @@ class FlatDicom:
             # Without any header, the damaged files are one scan that fails.
             studies[next(iter(damaged)).name] = list(damaged)
         self._studies = {name: study for name, study in self._studies.items() if name in studies}
-        self.is_waiting = False
+        self.is_waiting = len(damaged) < len(found)
         for name, files in studies.items():
             signature = files_signature({*files, *damaged})
             study = self._studies.get(name)
@@ -121,10 +130,10 @@ class FlatDicom:
                 yield from study.groups
 
     def damaged_files(self) -> list[Path]:
-        """Return the files that look like slices but cannot be read, as of the last look."""
-        return list(self._damaged())
+        """Return the files that look like slices but cannot be read, and did not change for the quiet time."""
+        return list(self._settled)
 
-    def _look(self, entries: Iterable[Path]) -> None:
+    def _look(self, entries: Iterable[Path], now: float) -> None:
         """Read the headers of the files that are new or changed."""
         files: dict[Path, _KnownFile] = {}
         for path in entries:
@@ -133,7 +142,7 @@ class FlatDicom:
             status = path.stat()
             known = self._files.get(path)
             if known is None or known.status != (status.st_size, status.st_mtime_ns):
-                known = _read(path, (status.st_size, status.st_mtime_ns))
+                known = _read(path, (status.st_size, status.st_mtime_ns), now)
             files[path] = known
         self._files = files
 
@@ -171,9 +180,9 @@ def _files_of_series(headers: Sequence[DicomHeader], uid: str) -> list[Path]:
     return [header.path for header in headers if header.text("SeriesInstanceUID") == uid]
 
 
-def _read(path: Path, status: tuple[int, int]) -> _KnownFile:
+def _read(path: Path, status: tuple[int, int], now: float) -> _KnownFile:
     if not is_dicom_file(path):
-        return _KnownFile(status)
+        return _KnownFile(status, now)
     # Imported here, because pydicom takes half a second.
     from detseg3d.data.formats.dicom.headers import damaged, read_header
     from detseg3d.data.formats.dicom.series import describe_folder
@@ -181,8 +190,8 @@ def _read(path: Path, status: tuple[int, int]) -> _KnownFile:
     try:
         header = read_header(path)
         describe_folder(path, [header])  # an error if the file is cut off before it names its series
-        return _KnownFile(status, header.text("StudyInstanceUID"))
+        return _KnownFile(status, now, header.text("StudyInstanceUID"))
     except DetSeg3DError as error:
-        return _KnownFile(status, error=error)
+        return _KnownFile(status, now, error=error)
     except Exception as error:  # an error that nobody foresaw must not end the watch
-        return _KnownFile(status, error=damaged(path, f"{type(error).__name__}: {error}"))
+        return _KnownFile(status, now, error=damaged(path, f"{type(error).__name__}: {error}"))

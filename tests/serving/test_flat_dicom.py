@@ -113,6 +113,27 @@ def test_a_damaged_slice_fails_the_series_until_it_is_replaced(fake_worker: Mode
     assert outcomes(watch(incoming, fake_worker)) == {done: ("succeeded", 3), uid: ("succeeded", 4)}
 
 
+def test_a_file_that_is_still_being_copied_does_not_delay_other_studies(
+    fake_worker: ModelWorker, incoming: Path
+) -> None:
+    uid = drop(incoming, "anna", 3)
+    now, predicted_at = [0.0], [0.0]
+
+    def clock() -> float:
+        now[0] += 0.5
+        if now[0] < 20:
+            (incoming / "next.dcm").write_bytes(b"x" * int(now[0] * 2))
+        elif (incoming / "next.dcm").exists():
+            (incoming / "next.dcm").unlink()
+        if not predicted_at[0] and (incoming.parent / "out" / "watch.csv").exists():
+            predicted_at[0] = now[0]
+        return now[0]
+
+    options = WatchOptions(quiet_seconds=3, poll_seconds=0.01, once=True)
+    state = watch_folder(incoming, incoming.parent / "out", fake_worker, options, clock=clock)
+    assert (outcomes(state), 3 <= predicted_at[0] < 10, now[0] >= 20) == ({uid: ("succeeded", 3)}, True, True)
+
+
 def test_damaged_files_alone_are_a_failed_scan(fake_worker: ModelWorker, incoming: Path) -> None:
     for name in ("1.dcm", "2.dcm"):
         (incoming / name).write_bytes(b"")
