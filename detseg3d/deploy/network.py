@@ -52,6 +52,7 @@ class ExportedNetwork(TwoStageNetwork):
     ) -> None:
         self.plans = plans
         self.backend = Backend.of(files.network_format)
+        self.has_int8 = files.has_int8
         self.precision = choose_backend_precision(self.backend, precision)
         stage1, stage2 = StagePorts.of_stage1(plans), StagePorts.of_stage2(plans)
         self._stage1 = load_runner(files, "stage1", stage1, self.precision, threads)

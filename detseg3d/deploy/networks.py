@@ -56,6 +56,11 @@ class ExportedFiles:
         """Return the files of a stage, ``stage1`` or ``stage2``, in the order of :func:`file_names`."""
         return tuple(self.contents[f"{stage}.{ending}"] for ending in _ENDINGS[self.network_format])
 
+    @property
+    def has_int8(self) -> bool:
+        """True if Stage 1 computes in 8-bit integers (:mod:`detseg3d.deploy.quantize`)."""
+        return self.network_format is NetworkFormat.OPENVINO and b'type="FakeQuantize"' in self.contents["stage1.xml"]
+
     def to_arrays(self) -> dict[str, Array]:
         """Return the files as arrays of bytes, for a safetensors file."""
         return {name: np.frombuffer(content, np.uint8).copy() for name, content in self.contents.items()}

@@ -34,11 +34,11 @@ class NetworkRunner(Protocol):
         ...  # pragma: no cover
 
 
-def missing_package(package: str, error: ImportError) -> DetSeg3DError:
-    """Return the error for a missing package of the extra ``deploy``."""
+def missing_package(package: str, error: ImportError, extra: str = "deploy") -> DetSeg3DError:
+    """Return the error for a missing package of an extra."""
     return DetSeg3DError(
-        f"this backend needs the package {package}, which is not installed ({error})",
-        remedy='install it with: pip install "detseg3d[deploy]"',
+        f"the package {package} is needed, and it is not installed ({error})",
+        remedy=f'install it with: pip install "detseg3d[{extra}]"',
     )
 
 

@@ -108,12 +108,13 @@ def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: L
         references.append(load_reference(fold, plans))
     trained_in = sorted({str(plans.training.precision_used or "unknown") for plans in plans_of})
     logger.info(
-        "model: %s, %s; trained in %s, predicts with %s in %s",
+        "model: %s, %s; trained in %s, predicts with %s in %s%s",
         folder.name,
         ", ".join(fold.path.name for fold in chosen),
         " and ".join(trained_in),
         options.backend,
         networks[0].precision_on(device),
+        ", Stage 1 in int8" if isinstance(networks[0], ExportedNetwork) and networks[0].has_int8 else "",
     )
     plans, point = _plans_in_use(folder, chosen, plans_of, options)
     shifts = None if point is None else point.shifts

@@ -22,6 +22,7 @@ from detseg3d.core.backend import Backend, NetworkFormat, stored_weights
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.dataset import read_description
 from detseg3d.data.folders import FoldFolder, ModelFolder
+from detseg3d.deploy.networks import ExportedFiles
 from detseg3d.inference.model_file import (
     MODEL_ENDING,
     ModelDescription,
@@ -66,11 +67,14 @@ class ExportedModel:
         Names of the folders of the folds: ``fold_0``, ``fold_1``, …
     documents : tuple of str
         Names of the JSON documents in the file.
+    mask_agreement : tuple of float
+        For Stage 1 in int8: the Dice of the masks in int8 and in float32, for each fold.
     """
 
     description: ModelDescription
     folds: tuple[str, ...]
     documents: tuple[str, ...]
+    mask_agreement: tuple[float, ...] = ()
 
 
 def export_model(
@@ -78,6 +82,7 @@ def export_model(
     output: str | Path,
     folds: Sequence[str | int] | None = None,
     network_format: NetworkFormat = NetworkFormat.DETSEG3D,
+    int8_scans: str | Path | None = None,
 ) -> ExportedModel:
     """Write a trained model as one file.
 
@@ -91,6 +96,9 @@ def export_model(
         Names of the folds; by default all numbered folds, or ``all`` if no other fold was trained.
     network_format : NetworkFormat, optional
         Format of the networks. Networks for another backend are compared with PyTorch before they are written.
+    int8_scans : path, optional
+        Scans with which Stage 1 is exported in int8; see :func:`~detseg3d.pipeline.int8.export_in_int8`. Only for
+        OpenVINO.
 
     Returns
     -------
@@ -101,7 +109,8 @@ def export_model(
     DetSeg3DError
         If the model is not complete: a fold or its weights are missing, the weights do not fit their plans, the plans
         of the folds give different networks, or the operating point was chosen with other weights. For another backend
-        also for the reasons of :func:`~detseg3d.deploy.export.export_network`.
+        also for the reasons of :func:`~detseg3d.deploy.export.export_network`, and with ``int8_scans`` for those of
+        :func:`~detseg3d.pipeline.int8.export_in_int8`.
     """
     folder, output = Path(model_folder), Path(output)
     if output.suffix.lower() != MODEL_ENDING:
@@ -109,6 +118,13 @@ def export_model(
             "a model is exported as a safetensors file", file=output, expected=f"a name that ends in {MODEL_ENDING}"
         )
     check_model_name(folder.name)
+    if int8_scans is not None and network_format is not NetworkFormat.OPENVINO:
+        raise DetSeg3DError(
+            "only networks for OpenVINO are exported in int8",
+            value=str(network_format),
+            expected=str(NetworkFormat.OPENVINO),
+            remedy="use --format openvino, or leave out --int8",
+        )
     chosen = fold_folders(folder, folds, "final")
     check_model_folder(folder, [fold.name for fold in chosen])
     model = ModelFolder(folder)
@@ -124,18 +140,26 @@ def export_model(
         if file.is_file():
             contents[file] = _without_cases(file, entries)
     documents = {file.relative_to(folder).as_posix(): _json_text(file, data) for file, data in contents.items()}
+    agreement: list[float] = []
     with tempfile.TemporaryDirectory(prefix="detseg3d_export_") as temporary:
         weights = {fold.path.name: fold.final_weights for fold in chosen}
-        if network_format is not NetworkFormat.DETSEG3D:
-            weights = {
-                fold.path.name: _export_fold(fold, network_format, Path(temporary) / fold.path.name) for fold in chosen
-            }
+        for fold in chosen if network_format is not NetworkFormat.DETSEG3D else ():
+            files = _export_fold(fold, network_format)
+            if int8_scans is not None:
+                from detseg3d.pipeline.int8 import export_in_int8  # imported here, because few exports need it
+
+                quantized = export_in_int8(files, load_plans(fold.plans), Path(int8_scans))
+                files = quantized.files
+                agreement.append(quantized.agreement)
+            weights[fold.path.name] = Path(temporary) / fold.path.name
+            tensors = {name: torch.from_numpy(array) for name, array in files.to_arrays().items()}
+            save_tensors(tensors, weights[fold.path.name])
         description = write_model(output, folder.name, documents, weights, network_format)
-    return ExportedModel(description, tuple(weights), tuple(sorted(documents)))
+    return ExportedModel(description, tuple(weights), tuple(sorted(documents)), tuple(agreement))
 
 
-def _export_fold(fold: FoldFolder, network_format: NetworkFormat, file: Path) -> Path:
-    """Export the networks of a fold to ``file``, and return the file."""
+def _export_fold(fold: FoldFolder, network_format: NetworkFormat) -> ExportedFiles:
+    """Export the networks of a fold."""
     from detseg3d.deploy.export import export_network
 
     plans = load_plans(fold.plans)
@@ -144,7 +168,7 @@ def _export_fold(fold: FoldFolder, network_format: NetworkFormat, file: Path) ->
         model = DetSeg3D(plans)
         if plans.training.network is None:
             load_weights(model, fold.final_weights)
-        files = export_network(model, network_format)
+        return export_network(model, network_format)
     except DetSeg3DError as error:
         raise DetSeg3DError(
             error.problem,
@@ -153,8 +177,6 @@ def _export_fold(fold: FoldFolder, network_format: NetworkFormat, file: Path) ->
             expected=error.expected,
             remedy=error.remedy,
         ) from error
-    save_tensors({name: torch.from_numpy(array) for name, array in files.to_arrays().items()}, file)
-    return file
 
 
 def _without_cases(file: Path, entries: Sequence[str]) -> dict[str, Any]:
