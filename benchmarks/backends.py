@@ -6,7 +6,7 @@ within minutes. AVX2 is emulated: PyTorch and ONNX Runtime obey ATEN_CPU_CAPABIL
 OpenVINO needs OV_CPU_MAX_ISA and ONEDNN_MAX_CPU_ISA together (with the second variable alone, OpenVINO 2026.4 crashes).
 ONNX Runtime cannot be limited, so it has no row for AVX2.
 
-Run with: python benchmarks/backends.py results/Dataset101_SynthMS scan_0000.nii.gz --rounds 3
+Run with: python benchmarks/backends.py results/Dataset101_SynthMS scan_0000.nii.gz --rounds 3 --int8 other_scans
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ class Variant:
     backend: Backend
     precision: Precision
     avx2: bool
+    int8: bool = False
 
     def __str__(self) -> str:
-        return f"{self.backend} {self.precision}{' AVX2' if self.avx2 else ''}"
+        number_format = f"int8 in Stage 1, else {self.precision}" if self.int8 else str(self.precision)
+        return f"{self.backend} {number_format}{' AVX2' if self.avx2 else ''}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,9 @@ VARIANTS = (
     Variant(Backend.ONNXRUNTIME, Precision.FP32, False),
     Variant(Backend.TORCH, Precision.FP32, True),
     Variant(Backend.OPENVINO, Precision.FP32, True),
+    Variant(Backend.OPENVINO, Precision.BF16, False, int8=True),
+    Variant(Backend.OPENVINO, Precision.FP32, False, int8=True),
+    Variant(Backend.OPENVINO, Precision.FP32, True, int8=True),
 )
 
 
@@ -118,16 +123,28 @@ def compare(arguments: argparse.Namespace) -> None:
     model = Path(arguments.model)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        models = {Backend.TORCH: model}
+        models = {(Backend.TORCH, False): model}
         for backend in (Backend.OPENVINO, Backend.ONNXRUNTIME):
-            models[backend] = folder / f"{backend}.safetensors"
-            export_model(model, models[backend], arguments.folds, backend.network_format)
+            models[backend, False] = folder / f"{backend}.safetensors"
+            export_model(model, models[backend, False], arguments.folds, backend.network_format)
+        if arguments.int8:
+            file = models[Backend.OPENVINO, True] = folder / "int8.safetensors"
+            export_model(model, file, arguments.folds, Backend.OPENVINO.network_format, arguments.int8)
         results: dict[Variant, list[Measurement]] = {}
-        chosen = [variant for variant in VARIANTS if not (arguments.quick and variant.avx2)]
+        chosen = [
+            variant
+            for variant in VARIANTS
+            if (variant.backend, variant.int8) in models and not (arguments.quick and variant.avx2)
+        ]
         for _ in range(arguments.rounds):
             for variant in chosen:
                 results.setdefault(variant, []).append(
-                    run(variant, models[variant.backend], arguments, folder / f"{VARIANTS.index(variant)}.json")
+                    run(
+                        variant,
+                        models[variant.backend, variant.int8],
+                        arguments,
+                        folder / f"{VARIANTS.index(variant)}.json",
+                    )
                 )
         stored = {variant: np.load(folder / f"{VARIANTS.index(variant)}.npz") for variant in chosen}
         exact = stored[VARIANTS[2]]
@@ -152,6 +169,7 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", help="default: all trained folds")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="without AVX2")
+    parser.add_argument("--int8", type=Path, help="scans for int8; by default without int8")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("detseg3d")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Collect no garbage while the tests are collected: there is none, and the search takes a third of the time."""
+    """Search for no garbage while the tests are collected: there is none, and the search takes seconds."""
     gc.disable()
     try:
         return (yield)
