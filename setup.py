@@ -66,7 +66,7 @@ SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "python-multipart>=0.0.20", "mcp>=2.
 # Exported networks. Prediction with them still needs PyTorch for the steps around the networks.
 DEPLOY = ["openvino>=2025.0", "onnx>=1.16", "onnxruntime>=1.19"]
 
-# Export with Stage 1 in 8-bit integers. Prediction with such a model needs the extra `deploy` only.
+# Export in 8-bit integers. Prediction with such a model needs the extra `deploy` only.
 INT8 = [*DEPLOY, "nncf>=3.0"]
 
 EXTRAS = {

@@ -40,7 +40,7 @@ class Variant:
     int8: bool = False
 
     def __str__(self) -> str:
-        number_format = f"int8 in Stage 1, else {self.precision}" if self.int8 else str(self.precision)
+        number_format = f"int8, else {self.precision}" if self.int8 else str(self.precision)
         return f"{self.backend} {number_format}{' AVX2' if self.avx2 else ''}"
 
 

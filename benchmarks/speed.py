@@ -13,11 +13,13 @@ and MONAI, only the network and the assembly of its tiles are timed; their weigh
 tile does not depend on them. Resampling and export would come on top.
 
 - nnU-Net, default: six stages of 32 to 320 channels, tiles of 128 voxels that overlap by half, float32.
-- nnU-Net, narrow: as in ``benchmarks/nnunet``, 16 to 128 channels, tiles of 64 voxels, bfloat16.
+- nnU-Net, narrow: as in ``benchmarks/nnunet``, 16 to 128 channels, tiles of 64 voxels, bfloat16 where it is fast.
 - MONAI: ``UNet`` with residual units, 16 to 256 channels, tiles of 96 voxels that overlap by a quarter, float32.
 
 Mirrored copies are measured on the smallest scan only, and not for the default nnU-Net, which computes eight times as
 much with them.
+``--scan`` measures a scan of a file instead. The simulated scans are unlike the training scans of the model, so
+DetSeg3D looks for weak lesions in them and takes longer.
 ``--avx2`` limits the instructions to AVX2 by ``ATEN_CPU_CAPABILITY`` and ``ONEDNN_MAX_CPU_ISA``.
 """
 
@@ -32,7 +34,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +54,7 @@ class Task:
     shape: tuple[int, int, int]
     mirrored: bool
     model: str
+    scan: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,13 @@ def simulate(shape: tuple[int, int, int]) -> np.ndarray:
         size = random.uniform(1.5, 5)
         scan[sum((axis - c) ** 2 for axis, c in zip((z, y, x), centre, strict=True)) < size**2] += 80
     return scan.astype(np.float32)
+
+
+def read(file: str) -> np.ndarray:
+    """Return the voxels of a scan."""
+    import SimpleITK
+
+    return np.asarray(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(file)), np.float32)
 
 
 def detseg3d(task: Task) -> Callable[[np.ndarray], object]:
@@ -107,11 +117,14 @@ def nnunet(task: Task) -> Callable[[np.ndarray], object]:
     if narrow:
         from benchmarks.nnunet.predict import _Bfloat16
         from benchmarks.nnunet.trainer import _InstanceNorm
+        from detseg3d.system.device import has_fast_bfloat16
 
         for module in network.modules():
             if isinstance(module, nn.InstanceNorm3d):
                 module.__class__ = _InstanceNorm
-        network = _Bfloat16(network.to(memory_format=torch.channels_last_3d))
+        network = network.to(memory_format=torch.channels_last_3d)
+        if has_fast_bfloat16():
+            network = _Bfloat16(network)
     predictor = nnUNetPredictor(
         0.5, use_mirroring=task.mirrored, perform_everything_on_device=False, device=torch.device("cpu"),
         allow_tqdm=False,
@@ -161,7 +174,7 @@ def measure(task: Task) -> Measurement:
     torch.set_num_threads(1)
     predict = SYSTEMS[task.system](task)
     start = time.process_time()
-    scan = simulate(task.shape)
+    scan = read(task.scan) if task.scan else simulate(task.shape)
     seconds = 0.0
     for _ in range(1 if task.system == "nnU-Net, default" else 2):
         before = time.process_time()
@@ -186,12 +199,14 @@ def compare(options: argparse.Namespace) -> None:
         programs |= dict.fromkeys(("nnU-Net, default", "nnU-Net, narrow"), (options.nnunet, ROOT))
     if options.monai:
         programs["MONAI"] = (options.monai, ROOT)
+    scan = "" if options.scan is None else str(options.scan.resolve())
+    shapes = [read(scan).shape] if scan else SIZES[: options.sizes]
     tasks = [
-        Task(system, shape, mirrored, str(Path(options.model).resolve()))
-        for shape in SIZES[: options.sizes]
+        Task(system, (shape[0], shape[1], shape[2]), mirrored, str(Path(options.model).resolve()), scan)
+        for shape in shapes
         for mirrored in (False, True)
         for system in programs
-        if not mirrored or (shape == SIZES[0] and system not in ("MONAI", "nnU-Net, default"))
+        if not mirrored or (shape == shapes[0] and system not in ("MONAI", "nnU-Net, default"))
     ]
     results: dict[Task, list[Measurement]] = {}
     for _ in range(options.rounds):
@@ -203,7 +218,7 @@ def compare(options: argparse.Namespace) -> None:
     print("|---|---|---|---|---|---|---|")
     for task, measured in results.items():
         seconds = min(m.scan_s for m in measured)
-        own = Task("DetSeg3D", task.shape, task.mirrored, task.model)
+        own = replace(task, system="DetSeg3D")
         ratio = seconds / min(m.scan_s for m in results[own])
         print(
             f"| {'×'.join(map(str, task.shape))} | {'yes' if task.mirrored else 'no'} | {task.system} | {seconds:.2f} "
@@ -219,6 +234,9 @@ def main() -> None:
     parser.add_argument("--previous", type=Path, metavar="CHECKOUT", help="another version of DetSeg3D")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--sizes", type=int, default=3, choices=(1, 2, 3), help="number of sizes, smallest first")
+    parser.add_argument(
+        "--scan", type=Path, metavar="FILE", help="a scan with voxels of 1 mm, instead of simulated scans"
+    )
     parser.add_argument("--avx2", action="store_true")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -28,10 +28,10 @@ def build_parser() -> argparse.ArgumentParser:
         "They are compared with PyTorch on random input, and nothing is written if they differ. Custom networks\n"
         "(--network) and plans with context attention cannot be exported to these formats. Prediction still needs\n"
         "PyTorch for the steps before, between and after the networks.\n\n"
-        "With --format openvino --int8 FOLDER, Stage 1 computes in 8-bit integers, which is faster on processors\n"
-        "without bfloat16. The ranges of its maps are measured on the scans of FOLDER: about ten scans with lesions,\n"
-        "like those that will be predicted. Their masks are compared with those in float32, and nothing is written if\n"
-        "they differ too much. This needs the extra int8.",
+        "With --format openvino --int8 FOLDER, the networks compute in 8-bit integers, which is faster on processors\n"
+        "without bfloat16. The ranges of their maps are measured on the scans of FOLDER: about ten scans with\n"
+        "lesions, like those that will be predicted. The masks are compared with those in float32, and nothing is\n"
+        "written if they differ too much. This needs the extra int8.",
         "detseg3d_export_model 101 -f 0 1 2 3 4 -o lesions.safetensors\n"
         "detseg3d_export_model 101 -f 0 1 2 3 4 -o lesions.openvino.safetensors --format openvino\n"
         "detseg3d_export_model 101 -f 0 -o lesions.int8.safetensors --format openvino --int8 scans\n"
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--int8",
         type=Path,
         metavar="FOLDER",
-        help="with --format openvino: compute Stage 1 in 8-bit integers, prepared with the scans of this folder",
+        help="with --format openvino: compute in 8-bit integers, prepared with the scans of this folder",
     )
     add_root_flags(parser, "results")
     return parser
@@ -75,7 +75,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     show(f"documents: {' '.join(exported.documents)}")
     dice_of_fold = dict(zip(exported.folds, exported.mask_agreement, strict=True)) if exported.mask_agreement else {}
     for fold, dice in dice_of_fold.items():
-        show(f"{fold}: Stage 1 in int8; the masks of the scans agree with those in float32, Dice {dice:.3f}")
+        show(f"{fold}: int8; the masks of the scans agree with those in float32, Dice {dice:.3f}")
     show(f"wrote {options.output}: {name}, {options.output.stat().st_size} bytes")
     result = {"file": str(options.output), "model": name, "sha256": exported.description.sha256}
     return CommandResult({**result, **({"int8_dice": dice_of_fold} if dice_of_fold else {})})

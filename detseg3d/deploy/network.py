@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
+from detseg3d.core.arrays import Array
 from detseg3d.core.backend import Backend
 from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
@@ -80,11 +83,15 @@ class ExportedNetwork(TwoStageNetwork):
         """Return the precision of the feature maps; never ``AUTO``."""
         return self.precision
 
+    def run_stage(self, stage: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run ``stage1`` or ``stage2``; return the outputs by name."""
+        return (self._stage1 if stage == "stage1" else self._stage2).run(inputs)
+
     def detect(self, image: torch.Tensor) -> DetectorOutput:
         """Run Stage 1 on ``(1, C, Z, Y, X)`` on the detection grid, padded (:meth:`to_detection_grid`)."""
         result = {
             name: torch.from_numpy(array)
-            for name, array in self._stage1.run({"image": np.ascontiguousarray(image.float().numpy())}).items()
+            for name, array in self.run_stage("stage1", {"image": np.ascontiguousarray(image.float().numpy())}).items()
         }
         levels = [
             LevelOutput(result[f"heatmap_{level}"], result[f"log_size_{level}"], result[f"offset_{level}"])
@@ -113,7 +120,7 @@ class ExportedNetwork(TwoStageNetwork):
             tensor = given[name]
             assert tensor is not None, f"the plan gives {name} to Stage 2"
             inputs[name] = np.ascontiguousarray(tensor.float().numpy())
-        result = self._stage2.run(inputs)
+        result = self.run_stage("stage2", inputs)
         row, chosen = np.arange(len(classes)), classes.numpy()
         mask, score = result["mask"][row, chosen], result["score"][row, chosen]
         return SegmenterOutput(torch.from_numpy(mask), torch.from_numpy(score))

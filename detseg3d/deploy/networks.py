@@ -58,7 +58,7 @@ class ExportedFiles:
 
     @property
     def has_int8(self) -> bool:
-        """True if Stage 1 computes in 8-bit integers (:mod:`detseg3d.deploy.quantize`)."""
+        """True if the networks compute in 8-bit integers (:mod:`detseg3d.deploy.quantize`)."""
         return self.network_format is NetworkFormat.OPENVINO and b'type="FakeQuantize"' in self.contents["stage1.xml"]
 
     def to_arrays(self) -> dict[str, Array]:

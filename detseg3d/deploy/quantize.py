@@ -1,14 +1,10 @@
-"""Compute Stage 1 of an exported network in 8-bit integers, with NNCF and OpenVINO.
-
-Stage 2 stays in floating point: with Stage 2 in int8 as well, the lesion F1 fell by more than 0.003
-(docs/how_to/deploy.md).
-"""
+"""Compute an exported network in 8-bit integers, with NNCF and OpenVINO."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +18,22 @@ from detseg3d.deploy.networks import ExportedFiles
 from detseg3d.deploy.runners import missing_package
 from detseg3d.system.signals import use_usual_signal_stack
 
-__all__ = ["quantize_stage1"]
-
-_STAGE = "stage1"
+__all__ = ["quantize_network"]
 
 
-def quantize_stage1(files: ExportedFiles, images: Sequence[Array]) -> ExportedFiles:
-    """Return an exported network whose Stage 1 computes its convolutions in int8.
+def quantize_network(files: ExportedFiles, inputs: Mapping[str, Sequence[Mapping[str, Array]]]) -> ExportedFiles:
+    """Return an exported network that computes its convolutions in int8.
 
-    The range of every map is measured on ``images``. Weights use half of the range of 8 bits. With the whole range,
-    processors without VNNI instructions exceed the range of their 16-bit sums and give other masks without an error.
+    The range of every map is measured on ``inputs``, with a zero point of its own, because a leaky ReLU gives maps of
+    unequal ranges on both sides of 0. Weights use half of the range of 8 bits. With the whole range, processors without
+    VNNI instructions exceed the range of their 16-bit sums and give other masks without an error.
 
     Parameters
     ----------
     files : ExportedFiles
         Of OpenVINO, in float32.
-    images : sequence of ndarray of float32, shape ``(1, C, z, y, x)``
-        Scans on the detection grid, padded to the total stride.
+    inputs : mapping of str to sequence of mapping of str to ndarray of float32
+        For ``stage1`` and ``stage2``: inputs of the network, each by the names of its ports.
 
     Returns
     -------
@@ -59,19 +54,27 @@ def quantize_stage1(files: ExportedFiles, images: Sequence[Array]) -> ExportedFi
     nncf = _nncf()
     import openvino
 
-    structure, weights = files.of_stage(_STAGE)
-    tensor = openvino.Tensor(np.frombuffer(weights, np.uint8), shared_memory=False)
-    model = openvino.Core().read_model(model=structure, weights=tensor)
-    use_usual_signal_stack()
-    advanced = nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE)
-    quantized = nncf.quantize(
-        model, nncf.Dataset(list(images)), subset_size=len(images), advanced_parameters=advanced
-    )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="detseg3d_export_") as folder:
-        file = Path(folder) / "network.xml"
-        openvino.save_model(quantized, file, compress_to_fp16=False)
-        changed = {f"{_STAGE}.xml": file.read_bytes(), f"{_STAGE}.bin": file.with_suffix(".bin").read_bytes()}
-    return ExportedFiles(files.network_format, {**files.contents, **changed})
+    contents = dict(files.contents)
+    for stage, examples in inputs.items():
+        structure, weights = files.of_stage(stage)
+        tensor = openvino.Tensor(np.frombuffer(weights, np.uint8), shared_memory=False)
+        model = openvino.Core().read_model(model=structure, weights=tensor)
+        use_usual_signal_stack()
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset([dict(example) for example in examples]),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(examples),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+        )
+        with tempfile.TemporaryDirectory(prefix="detseg3d_export_") as folder:
+            file = Path(folder) / "network.xml"
+            openvino.save_model(quantized, file, compress_to_fp16=False)
+            contents[f"{stage}.xml"], contents[f"{stage}.bin"] = (
+                file.read_bytes(),
+                file.with_suffix(".bin").read_bytes(),
+            )
+    return ExportedFiles(files.network_format, contents)
 
 
 def _nncf() -> Any:

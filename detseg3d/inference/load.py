@@ -114,7 +114,7 @@ def load_model(folder: str | Path, folds: Sequence[str | int] | None, options: L
         " and ".join(trained_in),
         options.backend,
         networks[0].precision_on(device),
-        ", Stage 1 in int8" if isinstance(networks[0], ExportedNetwork) and networks[0].has_int8 else "",
+        ", int8" if isinstance(networks[0], ExportedNetwork) and networks[0].has_int8 else "",
     )
     plans, point = _plans_in_use(folder, chosen, plans_of, options)
     shifts = None if point is None else point.shifts

@@ -68,7 +68,7 @@ class ExportedModel:
     documents : tuple of str
         Names of the JSON documents in the file.
     mask_agreement : tuple of float
-        For Stage 1 in int8: the Dice of the masks in int8 and in float32, for each fold.
+        For networks in int8: the Dice of the masks in int8 and in float32, for each fold.
     """
 
     description: ModelDescription
@@ -97,7 +97,7 @@ def export_model(
     network_format : NetworkFormat, optional
         Format of the networks. Networks for another backend are compared with PyTorch before they are written.
     int8_scans : path, optional
-        Scans with which Stage 1 is exported in int8; see :func:`~detseg3d.pipeline.int8.export_in_int8`. Only for
+        Scans with which the networks are exported in int8; see :func:`~detseg3d.pipeline.int8.export_in_int8`. Only for
         OpenVINO.
 
     Returns

@@ -1,7 +1,8 @@
-"""Export a fold with Stage 1 in int8, and compare its masks with those of the network in float32."""
+"""Export a fold in int8, and compare its masks with those of the network in float32."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,11 +15,10 @@ from detseg3d.core.errors import DetSeg3DError
 from detseg3d.core.precision import Precision
 from detseg3d.deploy.network import ExportedNetwork
 from detseg3d.deploy.networks import ExportedFiles
-from detseg3d.deploy.quantize import quantize_stage1
+from detseg3d.deploy.quantize import quantize_network
 from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.planning.plans import Plans
-from detseg3d.preprocessing.case import preprocess_case
 
 __all__ = ["MAX_INT8_SCANS", "MIN_MASK_AGREEMENT", "Int8Export", "export_in_int8"]
 
@@ -29,9 +29,13 @@ MAX_INT8_SCANS: Final = 16
 """Largest number of scans on which the ranges of the maps are measured."""
 
 
+# RoI batches of each scan on which the ranges of Stage 2 are measured.
+_BATCHES_OF_SCAN: Final = 5
+
+
 @dataclass(frozen=True)
 class Int8Export:
-    """A fold with Stage 1 in int8.
+    """A fold whose networks compute in int8.
 
     Attributes
     ----------
@@ -49,7 +53,7 @@ class Int8Export:
 
 
 def export_in_int8(files: ExportedFiles, plans: Plans, source: Path) -> Int8Export:
-    """Compute Stage 1 in int8, with the ranges that its maps have in some scans.
+    """Compute both networks in int8, with the ranges that their maps have in some scans.
 
     Parameters
     ----------
@@ -70,28 +74,27 @@ def export_in_int8(files: ExportedFiles, plans: Plans, source: Path) -> Int8Expo
         If there is no scan, a scan cannot be read, no lesion is found in the scans, the masks in int8 differ too much
         from those in float32, or the package nncf is missing.
     """
-    usual = _predictor(files, plans)
+    recorder = _Recorder(plans, files, Precision.FP32, torch.get_num_threads())
+    usual = _predictor(recorder)
     cases = usual.list_inputs(source)
     places = np.unique(np.linspace(0, len(cases) - 1, MAX_INT8_SCANS).round().astype(int))
-    cases = tuple(cases[place] for place in places)
-    scans = [usual.read(case, InputOptions()) for case in cases]
-    images: list[Array] = []
+    scans = [usual.read(cases[place], InputOptions()) for place in places]
+    masks = []
     for array, geometry in scans:
-        fine = torch.from_numpy(preprocess_case(array, geometry.spacing, plans).image)
-        images.append(usual.models[0].to_detection_grid(fine[None]).numpy())
-    quantized = quantize_stage1(files, images)
-    del images
-    fast = _predictor(quantized, plans)
-    both = either = 0
-    for array, geometry in scans:
-        wanted, given = (predictor.predict_case(array, geometry).semantic > 0 for predictor in (usual, fast))
-        both, either = both + int((wanted & given).sum()), either + int(wanted.sum() + given.sum())
-    if either == 0:
+        masks.append(usual.predict_case(array, geometry).semantic > 0)
+        recorder.thin_out()
+    if not any(mask.any() for mask in masks):
         raise DetSeg3DError(
             "no lesion was found in the scans for int8, so masks in int8 and in float32 cannot be compared",
             file=source,
             expected="scans with lesions",
         )
+    quantized = quantize_network(files, recorder.inputs)
+    fast = _predictor(ExportedNetwork(plans, quantized, Precision.FP32, torch.get_num_threads()))
+    both = either = 0
+    for (array, geometry), wanted in zip(scans, masks, strict=True):
+        given = fast.predict_case(array, geometry).semantic > 0
+        both, either = both + int((wanted & given).sum()), either + int(wanted.sum() + given.sum())
     agreement = 2 * both / either
     if agreement < MIN_MASK_AGREEMENT:
         raise DetSeg3DError(
@@ -104,6 +107,34 @@ def export_in_int8(files: ExportedFiles, plans: Plans, source: Path) -> Int8Expo
     return Int8Export(quantized, len(scans), agreement)
 
 
-def _predictor(files: ExportedFiles, plans: Plans) -> Predictor:
-    network = ExportedNetwork(plans, files, Precision.FP32, torch.get_num_threads())
-    return Predictor([network], plans, torch.device("cpu"), use_mirroring=False)
+class _Recorder(ExportedNetwork):
+    """A network that keeps the inputs of both stages.
+
+    Attributes
+    ----------
+    inputs : dict of str to list
+        For ``stage1`` and ``stage2``: inputs by the names of their ports.
+    """
+
+    def __init__(self, plans: Plans, files: ExportedFiles, precision: Precision, threads: int) -> None:
+        super().__init__(plans, files, precision, threads)
+        self.inputs: dict[str, list[Mapping[str, Array]]] = {"stage1": [], "stage2": []}
+        self._random = np.random.default_rng(0)
+        self._kept = 0
+
+    def run_stage(self, stage: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a stage, and keep a copy of its inputs."""
+        self.inputs[stage].append({name: np.array(array) for name, array in inputs.items()})
+        return super().run_stage(stage, inputs)
+
+    def thin_out(self) -> None:
+        """Keep a few of the RoI batches of the last scan, drawn at random."""
+        batches = self.inputs["stage2"]
+        new = batches[self._kept :]
+        drawn = sorted(self._random.choice(len(new), min(_BATCHES_OF_SCAN, len(new)), replace=False))
+        batches[self._kept :] = [new[place] for place in drawn]
+        self._kept = len(batches)
+
+
+def _predictor(network: ExportedNetwork) -> Predictor:
+    return Predictor([network], network.plans, torch.device("cpu"), use_mirroring=False)

@@ -1,4 +1,4 @@
-"""Stage 1 in 8-bit integers."""
+"""Networks in 8-bit integers."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def test_a_model_in_int8_finds_the_same_lesions(
     # Other numbers than those of the network in floating point: the integers are in use.
     scores = [[candidate.detection_score for candidate in result.candidates] for result in (given, wanted)]
     assert scores[0] != scores[1]
-    assert "Stage 1 in int8" in caplog.text
+    assert "with openvino" in caplog.text and "int8" in caplog.text
 
 
 def test_the_command_states_how_far_the_masks_agree(exported: tuple[Path, str]) -> None:
-    assert "fold_0: Stage 1 in int8" in exported[1] and "Dice" in exported[1]
+    assert "fold_0: int8" in exported[1] and "Dice" in exported[1]
 
 
 def test_int8_is_offered_for_openvino_only(whole_model: Path, scans: Path, tmp_path: Path) -> None:
