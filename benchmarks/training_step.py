@@ -28,7 +28,7 @@ from detseg3d.training.trainer import Trainer
 
 KINDS = (
     ("convolution", ("convolution",)),
-    ("group norm", ("group_norm", "GroupNorm", "baddbmm", "diag_embed")),
+    ("group norm", ("group_norm", "GroupNorm", "batch_norm", "baddbmm", "diag_embed")),
     ("leaky ReLU", ("leaky_relu",)),
     ("Muon's orthogonalisation", ("bmm", "addmm", "aten::mm")),
     ("resampling and crops", ("grid_sampler", "upsample", "index")),
