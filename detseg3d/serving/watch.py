@@ -311,11 +311,22 @@ class _Watch:
         write_text(_table(self._state), self._output / "watch.csv")
 
     def _list(self, now: float) -> list[_Input]:
-        """List the scans whose channels are all there. A folder that cannot be listed now is listed again later."""
+        """List the scans whose channels are all there.
+
+        A folder that cannot be listed now is listed again later. With ``once``, it is an error.
+        """
         try:
             return sorted(self._inputs(now), key=lambda scan: scan.name)
         except OSError as error:
-            self._warn(f"the folder cannot be listed: {error.strerror or error}; it is listed again")
+            reason = error.strerror or str(error)
+            if self._options.once:
+                raise DetSeg3DError(
+                    "the folder to watch cannot be listed",
+                    file=self._source,
+                    value=reason,
+                    remedy="check that the folder exists and that you may read it",
+                ) from error
+            self._warn(f"the folder cannot be listed: {reason}; it is listed again")
             return []
 
     def _inputs(self, now: float) -> Iterator[_Input]:

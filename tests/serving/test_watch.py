@@ -147,6 +147,19 @@ def test_a_folder_that_vanishes_for_a_while_is_listed_again(
     assert states(watch_folder(incoming, tmp_path / "out", fake_worker, options, is_stopped)) == {"a": "succeeded"}
 
 
+def test_a_single_pass_over_a_folder_that_cannot_be_listed_is_an_error(
+    fake_worker: ModelWorker, incoming: Path, tmp_path: Path
+) -> None:
+    def is_stopped() -> bool:
+        if incoming.exists():
+            shutil.rmtree(incoming)
+        return False
+
+    with pytest.raises(DetSeg3DError) as caught:
+        watch_folder(incoming, tmp_path / "out", fake_worker, ONCE, is_stopped)
+    assert caught.value.file == incoming
+
+
 COMMAND = """
 import sys
 import detseg3d.cli.watch as command
