@@ -145,7 +145,8 @@ class _ChannelsLastGroupNorm(torch.autograd.Function):
         output, mean, rstd = normalize_groups(image, weight, bias, groups, eps)
         ctx.save_for_backward(image, weight, mean, rstd)
         ctx.groups = groups
-        # The output may be a view of rows. The activation that follows works in place, which autograd forbids for views.
+        # The output may be a view of rows. The activation that follows works in place, which autograd forbids for
+        # views.
         return output.data
 
     @staticmethod
