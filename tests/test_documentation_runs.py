@@ -41,7 +41,7 @@ NOT_RUN = {
     "bids": 3,  # data in BIDS
     "cluster": 6,  # pip, SLURM, several GPUs, other machines
     "containers": 3,  # a container builder
-    "deploy": 1,  # pip
+    "deploy": 3,  # pip; an export in int8, which a test of its own runs
     "dicom": 2,  # labels and segmentations drawn on DICOM
     "follow_up": 2,  # predictions of two scans
     "from_nndetection": 2,  # data of nnDetection

@@ -69,7 +69,9 @@ def _run(options: argparse.Namespace) -> CommandResult:
     from detseg3d.pipeline.exchange import export_model
 
     folder = resolve_model(options.results, options.dataset)
-    exported = export_model(folder, options.output, options.folds, NetworkFormat(options.format), options.int8)
+    exported = export_model(
+        folder, options.output, options.folds, NetworkFormat(options.format), options.int8, not options.no_progress
+    )
     name = exported.description.name
     show(f"weights:   {' '.join(exported.folds)}, for {exported.description.networks}")
     show(f"documents: {' '.join(exported.documents)}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +62,15 @@ def quantize_network(files: ExportedFiles, inputs: Mapping[str, Sequence[Mapping
         tensor = openvino.Tensor(np.frombuffer(weights, np.uint8), shared_memory=False)
         model = openvino.Core().read_model(model=structure, weights=tensor)
         use_usual_signal_stack()
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset([dict(example) for example in examples]),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(examples),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
-        )
+        # NNCF writes its progress to the standard output, which belongs to the results of the command.
+        with redirect_stdout(io.StringIO()):
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset([dict(example) for example in examples]),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(examples),
+                advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+            )
         with tempfile.TemporaryDirectory(prefix="detseg3d_export_") as folder:
             file = Path(folder) / "network.xml"
             openvino.save_model(quantized, file, compress_to_fp16=False)

@@ -83,6 +83,7 @@ def export_model(
     folds: Sequence[str | int] | None = None,
     network_format: NetworkFormat = NetworkFormat.DETSEG3D,
     int8_scans: str | Path | None = None,
+    show_progress: bool = True,
 ) -> ExportedModel:
     """Write a trained model as one file.
 
@@ -99,6 +100,8 @@ def export_model(
     int8_scans : path, optional
         Scans with which the networks are exported in int8; see :func:`~detseg3d.pipeline.int8.export_in_int8`. Only for
         OpenVINO.
+    show_progress : bool
+        Show a progress bar of the export in int8 if the standard error output is a terminal.
 
     Returns
     -------
@@ -148,7 +151,7 @@ def export_model(
             if int8_scans is not None:
                 from detseg3d.pipeline.int8 import export_in_int8  # imported here, because few exports need it
 
-                quantized = export_in_int8(files, load_plans(fold.plans), Path(int8_scans))
+                quantized = export_in_int8(files, load_plans(fold.plans), Path(int8_scans), show_progress)
                 files = quantized.files
                 agreement.append(quantized.agreement)
             weights[fold.path.name] = Path(temporary) / fold.path.name

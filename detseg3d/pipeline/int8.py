@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from detseg3d.core.arrays import Array
 from detseg3d.core.errors import DetSeg3DError
@@ -19,6 +20,7 @@ from detseg3d.deploy.quantize import quantize_network
 from detseg3d.inference.input_options import InputOptions
 from detseg3d.inference.predictor import Predictor
 from detseg3d.planning.plans import Plans
+from detseg3d.system.workers import is_bar_shown
 
 __all__ = ["MAX_INT8_SCANS", "MIN_MASK_AGREEMENT", "Int8Export", "export_in_int8"]
 
@@ -52,7 +54,7 @@ class Int8Export:
     agreement: float
 
 
-def export_in_int8(files: ExportedFiles, plans: Plans, source: Path) -> Int8Export:
+def export_in_int8(files: ExportedFiles, plans: Plans, source: Path, show_progress: bool = True) -> Int8Export:
     """Compute both networks in int8, with the ranges that their maps have in some scans.
 
     Parameters
@@ -63,6 +65,8 @@ def export_in_int8(files: ExportedFiles, plans: Plans, source: Path) -> Int8Expo
     source : Path
         Folder with scans like those that will be predicted, in any layout that ``detseg3d_predict`` reads. Of more than
         16 scans, 16 at equal distances in the list are used.
+    show_progress : bool
+        Show a progress bar if the standard error output is a terminal.
 
     Returns
     -------
@@ -80,7 +84,8 @@ def export_in_int8(files: ExportedFiles, plans: Plans, source: Path) -> Int8Expo
     places = np.unique(np.linspace(0, len(cases) - 1, MAX_INT8_SCANS).round().astype(int))
     scans = [usual.read(cases[place], InputOptions()) for place in places]
     masks = []
-    for array, geometry in scans:
+    is_quiet = not is_bar_shown(show_progress)
+    for array, geometry in tqdm(scans, desc="predicting in float32", unit="scan", disable=is_quiet):
         masks.append(usual.predict_case(array, geometry).semantic > 0)
         recorder.thin_out()
     if not any(mask.any() for mask in masks):
@@ -92,7 +97,8 @@ def export_in_int8(files: ExportedFiles, plans: Plans, source: Path) -> Int8Expo
     quantized = quantize_network(files, recorder.inputs)
     fast = _predictor(ExportedNetwork(plans, quantized, Precision.FP32, torch.get_num_threads()))
     both = either = 0
-    for (array, geometry), wanted in zip(scans, masks, strict=True):
+    pairs = list(zip(scans, masks, strict=True))
+    for (array, geometry), wanted in tqdm(pairs, desc="predicting in int8", unit="scan", disable=is_quiet):
         given = fast.predict_case(array, geometry).semantic > 0
         both, either = both + int((wanted & given).sum()), either + int(wanted.sum() + given.sum())
     agreement = 2 * both / either
