@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -93,7 +92,7 @@ def measure(variant: Variant, model: str, scans: list[str], output: Path, folds:
         before = time.process_time()
         prediction = predictor.predict_case(images, geometry)
         seconds.append(time.process_time() - before)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    memory = peak_memory_gb()
     case = preprocess_case(images, geometry.spacing, predictor.plans)
     grids = GridImages.of(predictor.models[0], torch.from_numpy(case.image), predictor.device)
     average = average_dense(predictor.models, grids.detection, predictor._detect_options(predictor.plans.inference))
@@ -101,6 +100,13 @@ def measure(variant: Variant, model: str, scans: list[str], output: Path, folds:
     np.savez_compressed(output.with_suffix(".npz"), instances=prediction.instances, heatmaps=heatmaps)
     measurement = Measurement(seconds[1], start, memory, len(prediction.lesions))
     output.write_text(json.dumps(asdict(measurement)), encoding="utf-8")
+
+
+def peak_memory_gb() -> float:
+    """Return the peak memory of this process. That of ``getrusage`` includes the peak of the process that forked it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024 / 1e9
 
 
 def run(variant: Variant, model: Path, arguments: argparse.Namespace, output: Path) -> Measurement:
