@@ -14,7 +14,6 @@ import numpy as np
 
 from detseg3d.core.arrays import Array
 from detseg3d.core.backend import NetworkFormat
-from detseg3d.core.errors import DetSeg3DError
 from detseg3d.data.roots import send_no_telemetry
 from detseg3d.deploy.networks import ExportedFiles
 from detseg3d.deploy.runners import missing_package
@@ -35,7 +34,9 @@ def quantize_network(files: ExportedFiles, inputs: Mapping[str, Sequence[Mapping
     files : ExportedFiles
         Of OpenVINO, in float32.
     inputs : mapping of str to sequence of mapping of str to ndarray of float32
-        For ``stage1`` and ``stage2``: inputs of the network, each by the names of its ports.
+        For ``stage1`` and ``stage2``: inputs of the network, each by the names of its ports. Stage 1: ``image``, shape
+        ``(1, C, z, y, x)``, on the padded detection grid. Stage 2: ``crops``, shape ``(N, C + 1, z, y, x)``, and
+        ``features``, shape ``(N, F, z', y', x')``, if the plan shares features.
 
     Returns
     -------
@@ -44,15 +45,9 @@ def quantize_network(files: ExportedFiles, inputs: Mapping[str, Sequence[Mapping
     Raises
     ------
     DetSeg3DError
-        If the format is not that of OpenVINO, or the package nncf of the extra ``int8`` is missing.
+        If the package nncf of the extra ``int8`` is missing.
     """
-    if files.network_format is not NetworkFormat.OPENVINO:
-        raise DetSeg3DError(
-            "only networks of OpenVINO are computed in int8",
-            value=str(files.network_format),
-            expected=str(NetworkFormat.OPENVINO),
-            remedy="use --format openvino with --int8",
-        )
+    assert files.network_format is NetworkFormat.OPENVINO, "export_model refuses other formats"
     nncf = _nncf()
     import openvino
 
@@ -74,10 +69,8 @@ def quantize_network(files: ExportedFiles, inputs: Mapping[str, Sequence[Mapping
         with tempfile.TemporaryDirectory(prefix="detseg3d_export_") as folder:
             file = Path(folder) / "network.xml"
             openvino.save_model(quantized, file, compress_to_fp16=False)
-            contents[f"{stage}.xml"], contents[f"{stage}.bin"] = (
-                file.read_bytes(),
-                file.with_suffix(".bin").read_bytes(),
-            )
+            contents[f"{stage}.xml"] = file.read_bytes()
+            contents[f"{stage}.bin"] = file.with_suffix(".bin").read_bytes()
     return ExportedFiles(files.network_format, contents)
 
 

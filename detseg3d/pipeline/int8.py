@@ -37,7 +37,7 @@ _BATCHES_OF_SCAN: Final = 5
 
 @dataclass(frozen=True)
 class Int8Export:
-    """A fold whose networks compute in int8.
+    """The networks of a fold in int8, and their agreement with float32.
 
     Attributes
     ----------

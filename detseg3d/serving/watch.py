@@ -311,7 +311,7 @@ class _Watch:
         write_text(_table(self._state), self._output / "watch.csv")
 
     def _list(self, now: float) -> list[_Input]:
-        """List the scans whose channels are all there.
+        """List the scans of which all channels have arrived.
 
         A folder that cannot be listed now is listed again later. With ``once``, it is an error.
         """

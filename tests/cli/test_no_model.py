@@ -1,4 +1,4 @@
-"""A folder without a trained model: every command names the folder, its content, what is expected, and the remedy."""
+"""A folder without a trained model: every command names the folder, its content, the expected file and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One worker process with the shared tiny model, and one scan for it."""
+"""A worker process with the shared tiny model, a scan for it, and a folder to watch."""
 
 from __future__ import annotations
 
@@ -44,3 +44,11 @@ def fake_worker() -> Iterator[ModelWorker]:
     with ModelWorker(FakeSource()) as worker:
         worker.start()
         yield worker
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Path:
+    """An empty folder to watch."""
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    return folder

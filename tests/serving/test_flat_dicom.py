@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import pytest
 
 from detseg3d.core.geometry import Geometry
 from detseg3d.data.image import Image
@@ -17,13 +16,6 @@ from detseg3d.serving.worker import ModelWorker
 from detseg3d.synthetic.dicom_series import SimulatedStudy, write_dicom_series
 
 ONCE = WatchOptions(quiet_seconds=0, poll_seconds=0.01, once=True)
-
-
-@pytest.fixture
-def incoming(tmp_path: Path) -> Path:
-    folder = tmp_path / "incoming"
-    folder.mkdir()
-    return folder
 
 
 def drop(folder: Path, patient: str, slices: int, name: str = "FLAIR", **tags: object) -> str:

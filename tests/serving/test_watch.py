@@ -21,13 +21,6 @@ ROOT = Path(__file__).parents[2]
 ONCE = WatchOptions(quiet_seconds=0, poll_seconds=0.01, once=True)
 
 
-@pytest.fixture
-def incoming(tmp_path: Path) -> Path:
-    folder = tmp_path / "incoming"
-    folder.mkdir()
-    return folder
-
-
 def put(folder: Path, name: str, content: str = "a scan") -> Path:
     path = folder / name
     path.parent.mkdir(exist_ok=True)

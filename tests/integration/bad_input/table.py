@@ -257,7 +257,7 @@ HABITS: list[tuple[str, str, str, ModuleType, str]] = [
     ),
     (
         "a command that needs a trained model, and a folder without one",
-        "`there is no trained fold in this folder`; the service found it in its worker process",
+        "`there is no trained fold in this folder`; the service noticed the missing model only in its worker process",
         "`there is no trained model in this folder`, with the content of the folder, the expected file and the remedy",
         test_cli_no_model,
         "test_a_command_describes_the_folder_without_a_model",
